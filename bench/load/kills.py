@@ -54,6 +54,9 @@ RESUMED_S = 2.0
 QUICK_S = 0.5
 """An answer is quick within this; a batch takes 2 ms."""
 
+POLL_S = 0.02
+"""Between two looks whether all instances are up again."""
+
 TICK_S = 0.05
 """The callers notice that they did not run for longer than this."""
 
@@ -173,9 +176,10 @@ class Round:
 
 
 class Callers:
-    """Requests for both models at a server."""
+    """Requests at a server, for its model `model` where no other is named."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, model: str = "double") -> None:
+        self.model = model
         self._channel = aio.insecure_channel(address)
         self._stub = protocol.Stub(self._channel, protocol.INFERENCE)
         self._numbers = itertools.count(1)
@@ -196,7 +200,7 @@ class Callers:
         self._ticking.cancel()
         await self._channel.close()
 
-    async def ask(self, asked: int = 0, model: str = "double", rows: int = 1) -> Ended:
+    async def ask(self, asked: int = 0, model: str = "", rows: int = 1) -> Ended:
         """Send one request and wait for its end."""
         number = next(self._numbers) % 1_000_000
         deadline_s = DEADLINES_S[number % len(DEADLINES_S)]
@@ -205,11 +209,11 @@ class Callers:
         values[:, 1] = np.arange(rows)
         values[0, 3] = asked
         sent_s = time.monotonic()
-        status, text, right = "OK", "", True
+        status, text, right, model = "OK", "", True, model or self.model
         try:
             call = self._stub.ModelInfer(infer_request(model, {"X": values}), timeout=deadline_s)
             answer = await call
-            right = model != "double" or np.array_equal(output_arrays(answer)["Y"], 2 * values)
+            right = model == "calm" or np.array_equal(output_arrays(answer)["Y"], 2 * values)
         except aio.AioRpcError as error:
             status, text = error.code().name, error.details() or ""
         await asyncio.sleep(0)  # a stall that ends now is noted first
@@ -229,32 +233,36 @@ def readiness(http: str) -> dict[str, Any]:
     return found
 
 
-def all_up(http: str) -> bool:
-    """Whether every instance is up."""
-    models = readiness(http)["models"]
-    return all(each["state"] == "up" for model in models for each in model["instances"])
+def all_up(http: str, model: str = "double") -> bool:
+    """Whether every instance of a model is up."""
+    [found] = [each for each in readiness(http)["models"] if each["name"] == model]
+    return all(each["state"] == "up" for each in found["instances"])
 
 
-def losses(http: str) -> int:
-    """How many instances were lost so far."""
+def losses(http: str, model: str = "double") -> int:
+    """How many instances of a model were lost so far."""
     with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    lines = [each for each in text.splitlines() if each.startswith("batcher_instance_losses_total")]
-    return sum(int(float(each.rpartition(" ")[2])) for each in lines)
+    start = "batcher_instance_losses_total{"
+    lines = [each for each in text.splitlines() if each.startswith(start)]
+    own = [each for each in lines if f'model="{model}"' in each]
+    return sum(int(float(each.rpartition(" ")[2])) for each in own)
 
 
-def children(pid: int) -> list[int]:
-    """The child processes with a model, the oldest first."""
+def children(pid: int, model: str = "") -> list[int]:
+    """The child processes with a model, or with any, the oldest first."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            command = (folder / "cmdline").read_bytes()
+            command = (folder / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if int(stat[1]) == pid and b"batcher.executors.isolated" in command:
+        if int(stat[1]) != pid or "batcher.executors.isolated" not in command:
+            continue
+        if command.split("\0")[-2].startswith(f"{model}/" if model else ""):
             found.append((int(stat[19]), int(folder.name)))
     return [each for _, each in sorted(found)]
 
@@ -289,22 +297,23 @@ async def play(server: ServerProcess, callers: Callers, kind: str, place: int) -
     load = asyncio.create_task(_load(callers, played, over))
     try:
         await asyncio.sleep(CALM_S)
-        before = await asyncio.to_thread(losses, server.http)
+        before = await asyncio.to_thread(losses, server.http, callers.model)
         played.at_s = time.monotonic()
         if kind in ASKED_FOR:
             played.sent += 1
             ended = await callers.ask(ASKED_FOR[kind])
             played.ended.append(ended)
         else:
-            victims = children(server.process.pid)
+            victims = children(server.process.pid, callers.model)
             os.kill(victims[place % len(victims)], signal.Signals[kind])
         until_s = time.monotonic() + READY_S
         while time.monotonic() < until_s:
-            lost = await asyncio.to_thread(losses, server.http) - before
-            if (lost or kind in HARMLESS) and await asyncio.to_thread(all_up, server.http):
+            lost = await asyncio.to_thread(losses, server.http, callers.model) - before
+            over_with = lost or kind in HARMLESS
+            if over_with and await asyncio.to_thread(all_up, server.http, callers.model):
                 played.up_s = time.monotonic()
                 break
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(POLL_S)
         await asyncio.sleep(AFTER_S)
     finally:
         over.set()
@@ -383,11 +392,13 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": round(float(np.median(values)), 3), "max": round(max(values), 3)}
 
 
-async def rounds(server: ServerProcess, count: int, kinds: Sequence[str] = KINDS) -> Result:
+async def rounds(
+    server: ServerProcess, count: int, kinds: Sequence[str] = KINDS, model: str = "double"
+) -> Result:
     """So many rounds at a server, the kinds in turns."""
     assert server.http is not None
     pid, played, problems = server.process.pid, [], []
-    callers = Callers(server.grpc)
+    callers = Callers(server.grpc, model)
     try:
         # What is made once, and what the first loss leaves behind once, is no leak.
         for warm in ("SIGKILL", "exit"):
@@ -407,10 +418,15 @@ async def rounds(server: ServerProcess, count: int, kinds: Sequence[str] = KINDS
 
 async def _held(pid: int, before: Held | None = None) -> Held:
     """What the server has, once all that ends by itself has ended: within some seconds."""
-    for _ in range(50):
+    seen: list[Held] = []
+    while len(seen) < 50:
         await asyncio.sleep(0.1)
-        held = Held.by(pid)
-        if before is not None and held.files <= before.files and held.threads <= before.threads:
+        seen.append(held := Held.by(pid))
+        if before is None:
+            lately = {(each.children, each.files, each.threads) for each in seen[-10:]}
+            if len(seen) >= 10 and len(lately) == 1:
+                break
+        elif held.files <= before.files and held.threads <= before.threads:
             break
     return held
 
