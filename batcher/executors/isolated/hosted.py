@@ -208,13 +208,13 @@ def interpreter() -> list[str]:
 def how_it_ended(code: int) -> ChildEnd:
     """What an exit code says."""
     if code >= 0:
-        return ChildEnd(LossReason.EXITED, f"its process ended with exit code {code}")
+        return ChildEnd(LossReason.EXITED, f"it ended with exit code {code}")
     try:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
     by = " (by the kernel where memory has run out, or by hand)" if name == "SIGKILL" else ""
-    return ChildEnd(LossReason.KILLED, f"its process was killed by {name}{by}")
+    return ChildEnd(LossReason.KILLED, f"it was killed by {name}{by}")
 
 
 def end_of(lines: list[str]) -> str:
