@@ -162,8 +162,9 @@ class RestartConfig(Section):
     max_backoff: Duration = 30_000_000_000
     """The longest pause. An instance that served for longer than this is loaded again at once."""
     limit: Count | None = 10
-    """After this many loads within `window`, the instance stays down until its model is loaded again; null
-    means that there is no limit. A backend that is not up is waited for without a limit."""
+    """After this many loads within `window`, which must have room for so many with the pauses between them,
+    the instance stays down until its model is loaded again; null means that there is no limit. A backend that
+    is not up is waited for without a limit."""
     window: Duration = 600_000_000_000
     """The time in which loads count for `limit`."""
 
@@ -173,7 +174,20 @@ class RestartConfig(Section):
             allowed = f"backoff, which is {format_duration(self.backoff)}, or longer"
             problem = refusal(format_duration(self.max_backoff), allowed)
             CrossCheckError.raise_any([(("max_backoff",), problem)])
+        most = self._most_loads()
+        if self.limit is not None and self.limit > most:
+            allowed = (
+                f"null, or at most {most}: more do not fit in window, with the pauses between them"
+            )
+            CrossCheckError.raise_any([(("limit",), refusal(self.limit, allowed))])
         return self
+
+    def _most_loads(self) -> int:
+        """How many loads `window` can hold: the first is made at once, and pauses are at least half as long as said."""
+        left, loads, pause = 2 * self.window, 1, self.backoff
+        while pause < self.max_backoff and pause <= left:
+            left, loads, pause = left - pause, loads + 1, 2 * pause
+        return loads if pause < self.max_backoff else loads + left // self.max_backoff
 
 
 class ModelConfig(Section):

@@ -233,9 +233,26 @@ def test_sections_can_be_made_in_code():
             "idempotent: true, sequence: {strategy: slot}",
             "idempotent (line 1): no effect, as steps of sequences are not executed twice",
         ),
+        (
+            # The pauses are at least 0.25, 0.5, 1, 2, 4, 8 and then 15 seconds.
+            "restart: {limit: 46}",
+            "restart.limit (line 1): got 46; allowed: null, or at most 45",
+        ),
+        (
+            "restart: {limit: 4, backoff: 500ms, window: 1700ms}",
+            "restart.limit (line 1): got 4; allowed: null, or at most 3",
+        ),
     ],
 )
 def test_keys_without_effect_are_refused(keys, said):
     with pytest.raises(ConfigError) as caught:
         parse_config(f"models: [{{name: m, executor: emulated, {keys}}}]")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["limit: 45", "limit: 4, window: 1750ms", "limit: 1, window: 1ms", "limit: null, window: 1ms"],
+)
+def test_as_many_restarts_as_the_window_has_room_for_are_taken(keys):
+    parse_config(f"models: [{{name: m, executor: emulated, restart: {{{keys}}}}}]")
