@@ -126,7 +126,10 @@ def _nursery() -> _Nursery:
 
 
 async def start(command: Sequence[str], files: ChildFiles, ended: Ended) -> ChildProcess:
-    """Start a child in a session of its own, with the environment and the folder of this process.
+    """Start a child in a process group of its own, with the environment and the folder of this process.
+
+    Not in a session of its own: by that the kernel shares processors out (sched_autogroup), so that the
+    server's `nice` would not hold for the child, and it would wait longer for a processor.
 
     `ended` is called on the loop once it was reaped. Raises `OSError` with the reason. If this
     coroutine is cancelled, the child is killed. The `files` are closed here, however it ends.
@@ -178,7 +181,7 @@ def _spawn(
             stdout=files.stdout,
             stderr=files.stderr,
             pass_fds=files.inherited,
-            start_new_session=True,
+            process_group=0,
         )
     except OSError as error:
         return error
