@@ -54,7 +54,8 @@ from batcher.executors.isolated.outcomes import (
     reason,
     released,
 )
-from batcher.executors.isolated.tensors import inline, placed
+from batcher.executors.isolated.room import OutputRoom
+from batcher.executors.isolated.tensors import inline
 
 MOST_SUBMITTED: Final = 2
 """Batches that are submitted and not collected: one computes, one is copied in."""
@@ -95,6 +96,7 @@ class _Taken:
     batch: Batch | None = None
     handle: Any = None
     buffers: BatchBuffers | None = None
+    room: OutputRoom | None = None
     error: BaseException | None = None
 
     @property
@@ -156,7 +158,8 @@ class _Blocking:
             return None
         taken = _Taken(message, monotonic_ns())
         try:
-            batch = batch_of(message, self._mapped)
+            taken.room = OutputRoom(self._mapped, *message[9:11])
+            batch = batch_of(message, self._mapped, taken.room.array)
             if self._buffers is not None:
                 taken.buffers = self._buffers.lend()
                 batch = self._copied(batch, taken.buffers)
@@ -179,14 +182,18 @@ class _Blocking:
                 taken.buffers.give_back()
 
     def _answer(self, taken: _Taken, result: object, room: Callable[[int, int], int]) -> list[Any]:
-        if taken.error is not None or taken.batch is None:
+        if taken.error is not None or taken.batch is None or taken.room is None:
             raise taken.error or RuntimeError("no batch")
         made, items, nbytes = outputs_of(result, taken.batch, self._metadata)
-        offset, given = taken.message[9:11]
-        if nbytes > given:
-            self.connection.send([NEEDS_ROOM, taken.id, nbytes])
-            offset = room(taken.id, nbytes)
-        tensors = placed(items, self._mapped, offset) if nbytes else inline(items)
+        if nbytes:
+
+            def more() -> int:
+                self.connection.send([NEEDS_ROOM, taken.id, nbytes])
+                return room(taken.id, nbytes)
+
+            tensors = taken.room.place(items, nbytes, more)
+        else:
+            tensors = inline(items)
         times = [*taken.times, monotonic_ns()]
         return [RESULT, taken.id, times, tensors, errors_of_rows(made)]
 
