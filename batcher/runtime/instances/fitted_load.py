@@ -62,10 +62,10 @@ async def load_fitted(
                     metadata = replace(metadata, batch_sizes=(sizes[0],))
                 known = fitted.batch_sizes or metadata.batch_sizes
                 return worker, metadata, replace(fitted, fit=plan.fit, batch_sizes=known)
+            await worker.close(plan.execute_timeout_ns / SECOND)
         except BaseException:
             worker.abandon()
             raise
-        await worker.close(plan.execute_timeout_ns / SECOND)
         if last:
             break
         plan = replace(fitted, fit=plan.fit)
