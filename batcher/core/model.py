@@ -216,7 +216,7 @@ class Model:
         if self.memory.elements is None:
             return most
         rows = self.memory.most_rows(row_elements(bucket), most)
-        return largest_up_to(rows, self.settings.batch_sizes)
+        return min(most, largest_up_to(rows, self.settings.batch_sizes))
 
     def smaller_rows(self, rows: int) -> int:
         """The most rows of a batch that is at most half of one of so many rows; 0 where none can be."""

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 
-from batcher.core.commands import Dispatch, Part
+from batcher.core.commands import BatchCeiling, Dispatch, Part
 from batcher.core.events import RequestArrived, Shapes
 from batcher.core.faults.bisection import Bisection
-from batcher.core.settings import PaddedAxis
-from batcher.core.times import NEVER_NS
+from batcher.core.model import Model
+from batcher.core.queueing.queue import ModelQueue
+from batcher.core.queueing.ranks import LATE
+from batcher.core.scheduler import Scheduler
+from batcher.core.settings import PaddedAxis, QueueLimits
+from batcher.core.times import NEVER_NS, TIMER_NS
 
 
 @dataclass
@@ -47,6 +51,15 @@ def check_padding(own: Shapes, command: Dispatch, padding: Sequence[PaddedAxis])
     for place, (shape, bucket) in enumerate(zip(own, command.bucket, strict=True)):
         for axis, (length, most) in enumerate(zip(shape, bucket, strict=True)):
             assert length == most or (length < most and (again or (place, axis) in padded))
+
+
+def half_of(rows: int, sizes: Sequence[int]) -> int:
+    """The rows of the largest batch of at most half of what these rows run with; 0 where none can run.
+
+    `sizes` are those that can run; () is any.
+    """
+    half = min((size for size in sizes if size >= rows), default=rows) // 2
+    return max((size for size in sizes if size <= half), default=0) if sizes else half
 
 
 @dataclass
@@ -88,3 +101,42 @@ class Reruns:
         count = self._counts[first.batch_id] = self._counts.get(first.batch_id, 0) + 1
         # Each request is found to fail once at most, and may have run in pieces.
         assert count <= len(rows) * ((len(rows) - 1).bit_length() + 2)
+
+
+class Ceilings:
+    """`models` whose devices lack memory; `least_rows` is each model's smallest batch when one failed last."""
+
+    def __init__(self) -> None:
+        self.models: set[str] = set()
+        self.least_rows: dict[str, int] = {}
+
+    def check(self, command: BatchCeiling) -> None:
+        """Raise `AssertionError` if a ceiling begins or ends twice, or allows more than it may."""
+        assert (command.model in self.models) == command.over
+        # Nothing is smaller than the smallest size that can run.
+        most = max(self.least_rows.get(command.model, 1), command.rows // 2)
+        assert command.over or 1 <= command.most_rows <= most
+        self.models ^= {command.model}
+
+
+def overfull(queue: ModelQueue, limits: QueueLimits) -> bool:
+    """Whether more waits than is allowed."""
+    return (
+        queue.requests > limits.max_requests
+        or (limits.max_rows is not None and queue.all_rows > limits.max_rows)
+        or (limits.max_bytes is not None and queue.nbytes > limits.max_bytes)
+    )
+
+
+def check_that_none_waits_in_vain(model: Model, scheduler: Scheduler, now_ns: int) -> None:
+    """Raise `AssertionError` if late requests wait beside an idle instance for others that are not worth it.
+
+    The model's policy is deadline-aware.
+    """
+    for group in model.queue.groups.values():
+        assert model.target_ns is not None
+        first = group.classes[0]
+        assert first.rank != LATE
+        wakeup_ns = scheduler.next_wakeup_ns()
+        assert wakeup_ns is not None
+        assert wakeup_ns <= max(first.requests[0].finish_by_ns, now_ns + TIMER_NS)

@@ -7,7 +7,7 @@ from batcher.core.commands import BatchCeiling
 from batcher.core.contents import Contents
 from batcher.core.devices.instances import RunningBatch
 from batcher.core.model import Model, row_elements
-from batcher.core.requests.out_of_memory import cut_waiting
+from batcher.core.requests.out_of_memory import cut_suspects
 from batcher.core.requests.splitting import split
 from batcher.core.times import NEVER_NS
 
@@ -27,8 +27,7 @@ def lower_ceiling(contents: Contents, model: Model, batch: RunningBatch) -> None
             model.queue.discard(request)
             split(request, model)
             model.queue.add(request)
-    for suspects in model.bisections.open:
-        cut_waiting(suspects, model.most_rows(suspects.shapes), contents.live)
+    cut_suspects(model, contents.live)
 
 
 def note_room(contents: Contents, model: Model, batch: RunningBatch) -> None:

@@ -10,7 +10,7 @@ from batcher.core.events import SEARCHED, UNTOLD, BatchProgress, FailureCause
 from batcher.core.model import Model
 from batcher.core.queueing.request import LiveRequest
 from batcher.core.requests.ledger import Ledger
-from batcher.core.requests.out_of_memory import run_smaller
+from batcher.core.requests.out_of_memory import cut_suspects, run_smaller
 from batcher.core.requests.promotion import requeue
 from batcher.core.requests.refusals import expiry_reason
 
@@ -51,9 +51,9 @@ def settle_unreported(
 
 
 def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> None:
-    """Make suspects fit `max_batch_size`, which may have become smaller.
+    """Make suspects fit the largest batch, which may have become smaller since theirs was dispatched.
 
-    A request which does not fit even alone goes back to the queue, to be split. Of a request that is
+    What there is no memory for now is cut. Beyond `max_batch_size`, a request which does not fit even alone goes back to the queue, to be split. Of a request that is
     split already, a piece cannot be split again: the request fails with the `cause`.
     """
     lost: set[int] = set()
@@ -65,6 +65,7 @@ def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> Non
         else:
             lost.add(part.id)
     ledger.fail(lost, cause)
+    cut_suspects(model, ledger.live)
 
 
 def _still_wanted(batch: RunningBatch, ledger: Ledger, now_ns: int) -> list[Part]:

@@ -37,8 +37,14 @@ def run_smaller(
     return (), pieces
 
 
-def cut_waiting(suspects: Bisection, most: int, live: Mapping[int, LiveRequest]) -> None:
-    """Cut what waits to run again to the size of the batches that are allowed now."""
+def cut_suspects(model: Model, live: Mapping[int, LiveRequest]) -> None:
+    """Cut what waits to run again to the size of the batches that there is memory for now."""
+    if model.memory.elements is not None:
+        for suspects in model.bisections.open:
+            _cut_waiting(suspects, model.most_rows(suspects.shapes), live)
+
+
+def _cut_waiting(suspects: Bisection, most: int, live: Mapping[int, LiveRequest]) -> None:
     if all(part.stop - part.start <= most for part in suspects.waiting):
         return
     suspects.defer()

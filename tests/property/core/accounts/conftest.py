@@ -37,8 +37,18 @@ from batcher.core.events import (
 )
 from batcher.core.queueing.ranks import LATE
 from batcher.core.settings import Adaptive, NoBatching
-from batcher.core.times import LATELY_NS, NEVER_NS, TIMER_NS, TOLERANCE_NS
-from batcher.testing.accounts import Batch, Request, Reruns, check_padding, rows_of
+from batcher.core.times import LATELY_NS, NEVER_NS, TOLERANCE_NS
+from batcher.testing.accounts import (
+    Batch,
+    Ceilings,
+    Request,
+    Reruns,
+    check_padding,
+    check_that_none_waits_in_vain,
+    half_of,
+    overfull,
+    rows_of,
+)
 
 FULL = {Reason.QUEUE_REQUESTS, Reason.QUEUE_GROUPS, Reason.QUEUE_ROWS, Reason.QUEUE_BYTES}
 
@@ -56,7 +66,7 @@ class Accounts:
     reruns: Reruns = field(default_factory=Reruns)
     ran_ns: dict = field(default_factory=dict)  # (model, bucket) -> when a batch was dispatched
     stormy: set = field(default_factory=set)
-    ceilings: set = field(default_factory=set)  # models whose devices lack memory
+    ceilings: Ceilings = field(default_factory=Ceilings)
     failed_policies: list = field(default_factory=list)  # names of models, each time
     last_batch: int = 0
     must: dict = field(default_factory=dict)  # id -> how it ends in this step
@@ -224,6 +234,9 @@ class Accounts:
     def progress(self, event):
         if (batch := self.running.get(event.batch_id)) is None:
             return
+        name = batch.command.model
+        if event.error is not None or event.failed:
+            self.ceilings.least_rows[name] = min(self.sizes_of(name), default=1)
         for part in batch.command.parts:
             if part.id in event.done and part.id in batch.left:
                 batch.left.remove(part.id)
@@ -251,15 +264,19 @@ class Accounts:
             self.unbound.add(model)
         known = event.error not in {FailureCause.INPUT, FailureCause.UNKNOWN} or len(left) == 1
         if event.error is FailureCause.MEMORY:
-            known = batch.rows == 1
+            most = half_of(batch.rows, self.sizes_of(model))
+            known = not most
             for request in [self.live[request_id] for request_id in left]:
-                request.most_rows = batch.rows // 2
+                request.most_rows = most
         if known or model not in self.models or not self.serves(model):
             for request_id in left:
                 self.fail(request_id, event.error or FailureCause.UNKNOWN)
         for request_id in left:
             self.live[request_id].suspect = True
             self.end_at_limit(request_id, waits=True)
+
+    def sizes_of(self, model):
+        return self.models[model].batch_sizes if model in self.models else ()
 
     def down(self, instance):
         lost = {i: b for i, b in self.running.items() if b.command.instance == instance}
@@ -298,9 +315,7 @@ class Accounts:
                     assert (command.model in self.stormy) == command.over
                     self.stormy ^= {command.model}
                 case BatchCeiling():
-                    assert (command.model in self.ceilings) == command.over
-                    assert command.over or 1 <= command.most_rows <= max(1, command.rows // 2)
-                    self.ceilings ^= {command.model}
+                    self.ceilings.check(command)
                 case PolicyFailed():
                     self.failed_policies.append(command.model)
                     self.failing.add(command.model)
@@ -313,7 +328,8 @@ class Accounts:
             # A policy may have failed before it came, or after.
             assert request.limit_ns == limit_ns or request.arrived.model in self.failing
             request.limit_ns = limit_ns
-        self.stormy, self.ceilings = (set(self.models) & s for s in (self.stormy, self.ceilings))
+        self.stormy &= set(self.models)
+        self.ceilings.models &= set(self.models)
         self.check_queues(scheduler)
 
     def settle(self, request_id, how, scheduler):
@@ -458,17 +474,6 @@ class Accounts:
             if model.target_ns is not None and model.reachable and request.rank != LATE:
                 assert ends_ns <= request.finish_by_ns
 
-    def check_that_none_waits_in_vain(self, model, scheduler):
-        """Beside an idle instance, late requests wait only for others that are worth a wait."""
-        if not isinstance(self.models[model.name].policy, Adaptive) or not model.deadline_aware:
-            return
-        for group in model.queue.groups.values():
-            assert model.target_ns is not None
-            first = group.classes[0]
-            assert first.rank != LATE
-            finish_by_ns = first.requests[0].finish_by_ns
-            assert scheduler.next_wakeup_ns() <= max(finish_by_ns, self.now_ns + TIMER_NS)
-
     def check_queues(self, scheduler):
         """What is said of queues is what waits, and newcomers do not overfill them."""
         observed = {each.model: each for each in scheduler.observe(self.now_ns).models}
@@ -482,16 +487,13 @@ class Accounts:
             assert seen.waiting_rows == sum(waiting[i] for i in mine)
             assert seen.executing_requests == len(mine & running)
             assert model.running == sum(b.command.model == name for b in self.running.values())
-            queue, limits = model.queue, settings_.queue
-            overfull = queue.requests > limits.max_requests
-            overfull |= limits.max_rows is not None and queue.all_rows > limits.max_rows
-            overfull |= limits.max_bytes is not None and queue.nbytes > limits.max_bytes
-            if overfull and name not in self.unbound:
+            if overfull(model.queue, settings_.queue) and name not in self.unbound:
                 assert not self.fresh & mine
             if scheduler.fleet.free_instance(name) is not None:
                 assert model.bisections.next() is None
-                assert not queue.requests or scheduler.next_wakeup_ns() is not None
-                self.check_that_none_waits_in_vain(model, scheduler)
+                assert not model.queue.requests or scheduler.next_wakeup_ns() is not None
+                if isinstance(settings_.policy, Adaptive) and model.deadline_aware:
+                    check_that_none_waits_in_vain(model, scheduler, self.now_ns)
 
 
 @pytest.fixture
