@@ -353,3 +353,16 @@ def test_moving_the_curve_at_one_size_gives_the_curve_that_is_fitted_anew():
                 fitted += times._curve.sizes is not before
     assert moved > 500
     assert fitted > 500
+
+
+@pytest.mark.parametrize("known_ns", [0, 40 * MILLISECOND])
+@pytest.mark.parametrize("copy_ns", [6, 60])
+def test_a_copy_that_takes_longer_than_all_that_was_predicted_says_nothing_of_the_device(
+    times, known_ns, copy_ns
+):
+    times.seed_copies([(1, known_ns)])
+    for second in range(8):
+        times.observe(1, 6 * MILLISECOND, second * SECOND, copy_ns=copy_ns * MILLISECOND)
+    assert times.drift == 1.0
+    assert times.curve[1] == max(6 * MILLISECOND, times.copies[1])
+    assert times.margin == 1.0 or known_ns
