@@ -304,6 +304,15 @@ class Accounts:
     # What commands may say
 
     def check(self, commands, scheduler):
+        failing = self.failing | {c.model for c in commands if isinstance(c, PolicyFailed)}
+        for request_id in self.fresh & set(scheduler.live):
+            request, limit_ns = self.live[request_id], scheduler.live[request_id].limit_ns
+            if request.arrived.model in failing:
+                # Its policy, which knows of a limit, may have failed before it came, or after.
+                request.limit_ns = limit_ns
+                if self.must.get(request_id) == (Outcome.REJECTED, Reason.PREDICTED_LATE):
+                    del self.must[request_id]
+            assert request.limit_ns == limit_ns
         for command in commands:
             match command:
                 case Settle():
@@ -323,11 +332,6 @@ class Accounts:
                     raise AssertionError(command)
         assert set(self.must) <= self.ended
         assert set(self.live) == set(scheduler.live)
-        for request_id in self.fresh & set(self.live):
-            request, limit_ns = self.live[request_id], scheduler.live[request_id].limit_ns
-            # A policy may have failed before it came, or after.
-            assert request.limit_ns == limit_ns or request.arrived.model in self.failing
-            request.limit_ns = limit_ns
         self.stormy &= set(self.models)
         self.ceilings.models &= set(self.models)
         self.check_queues(scheduler)
