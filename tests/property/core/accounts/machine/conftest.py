@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from batcher.clock import MILLISECOND
+from batcher.core.batch_sizes import filled_rows
 from batcher.core.events import (
     BatchProgress,
     CancelCause,
@@ -33,6 +34,7 @@ from batcher.core.events import (
 )
 from batcher.core.policies import make_policy
 from batcher.core.scheduler import Scheduler
+from batcher.core.times import NEVER_NS
 from batcher.testing.invariants import validate
 from batcher.testing.strategies import (
     DEVICES,
@@ -87,6 +89,7 @@ class AccountsMachine(RuleBasedStateMachine):
         self.poison = set()
         self.prefetched = set()
         self.copy_ns = 0
+        self.elements = NEVER_NS
         self.incarnations = dict.fromkeys(INSTANCES, 0)
 
     # What happens in one moment piles up in `pending`, until the scheduler is told.
@@ -160,8 +163,15 @@ class AccountsMachine(RuleBasedStateMachine):
         self.pending.append(ModelConfigured(model, self.settings[model]))
 
     def answer(self, batch_id, cause=FailureCause.UNKNOWN):
-        """What an instance says of a batch in the end: it fails if one of its requests is poison."""
+        """What an instance says of a batch in the end.
+
+        It fails if its device has no memory for it, or one of its requests is poison.
+        """
         batch = self.accounts.running[batch_id]
+        each = max(1, sum(length for shape in batch.command.bucket for length in shape))
+        rows = filled_rows(batch.rows, self.accounts.sizes_of(batch.command.model))
+        if rows * each > self.elements:
+            return BatchProgress(batch_id, (), error=FailureCause.MEMORY)
         if batch.left & self.poison:
             return BatchProgress(batch_id, (), error=cause)
         began_ns = batch.dispatched_ns
@@ -298,11 +308,18 @@ class AccountsMachine(RuleBasedStateMachine):
                 self.pending.append(RequestCancelled(self.next_id - 2, CancelCause.CANCELLED))
             self.tell(self.now_ns, *[BatchProgress(i, (), error=cause) for i in running])
 
+    @rule(elements=st.sampled_from((None, 0, 1, 3, 16)))
+    def memory(self, elements):
+        """Devices have memory for batches of so many elements."""
+        self.elements = NEVER_NS if elements is None else elements
+
     # Operators
 
     @rule(
         model=st.sampled_from(MODELS),
-        part=st.sampled_from(("max_batch_size", "policy", "target_ns", "queue", "padding")),
+        part=st.sampled_from(
+            ("max_batch_size", "batch_sizes", "policy", "target_ns", "queue", "padding")
+        ),
         settings=any_model_settings(),
     )
     def configure(self, model, part, settings):

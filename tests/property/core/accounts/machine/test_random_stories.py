@@ -71,7 +71,9 @@ LENGTHS = ((4,), (4, 5), (5,), (4, 9))
 """By turns; the last of them is longer than any bucket."""
 
 ROWS = ((1,), (1,), (1,), (2,), (3, 1), (9, 1), (20, 1), (2, 1, 3))
-CAUSES = tuple(FailureCause)
+CAUSES = (*FailureCause, FailureCause.MEMORY, FailureCause.MEMORY)
+BATCH_SIZES = ((), (), (), (1, 2, 4, 8), (3, 4), (8,), (4, 8, 16), (2, 16), (1, 5))
+"""Some smallest ones are large, and some sizes are beyond the largest batch."""
 
 
 class Story:
@@ -123,6 +125,7 @@ class Story:
             self.milliseconds(None, 3, 12, 20, 20, 50, 1000),
             one_of(PADDING),
             idempotent=one_of((False, True)),
+            batch_sizes=one_of(BATCH_SIZES),
         )
 
     def profile(self):
@@ -169,7 +172,10 @@ class Story:
         self.do("time_passes", delta_ms=self.one_of((0, 1, 2, 3, 5, 20, 20, 1000, 11000)))
 
     def instances_work(self):
+        """Now and then, the devices have memory for other batches from here on."""
         row_ms = self.one_of((0, 1, 1, 3, self.one_of((20, 200))))
+        if self.draw.random() < 0.2:
+            self.do("memory", elements=self.one_of((None, None, 0, 1, 3, 16, 40)))
         self.do("instances_work", delta_ms=self.one_of((2, 5, 20, 100, 1000)), row_ms=row_ms)
 
     def time_passes_and_the_timer_is_late(self):
@@ -218,7 +224,8 @@ class Story:
         )
 
     def configure(self):
-        part = self.one_of(("max_batch_size", "policy", "target_ns", "queue", "padding"))
+        sizes = "max_batch_size", "batch_sizes", "padding"
+        part = self.one_of((*sizes, "policy", "target_ns", "queue"))
         self.do("configure", model=self.one_of(MODELS), part=part, settings=self.settings())
 
     def change(self):
