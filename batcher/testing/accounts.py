@@ -13,8 +13,9 @@ from batcher.core.model import Model
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.ranks import LATE
 from batcher.core.scheduler import Scheduler
+from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.settings import PaddedAxis, QueueLimits
-from batcher.core.times import NEVER_NS, TIMER_NS
+from batcher.core.times import NEVER_NS, TIMER_NS, TOLERANCE_NS
 
 
 @dataclass
@@ -126,6 +127,19 @@ def overfull(queue: ModelQueue, limits: QueueLimits) -> bool:
         or (limits.max_rows is not None and queue.all_rows > limits.max_rows)
         or (limits.max_bytes is not None and queue.nbytes > limits.max_bytes)
     )
+
+
+def earliest_start_ns(
+    begins_ns: int, rows: int, model: Model, times: ServiceTimes, now_ns: int
+) -> float:
+    """When a batch that is to begin at `begins_ns` begins at the earliest; one that is prefetched, sooner."""
+    if begins_ns == now_ns:
+        return begins_ns - TOLERANCE_NS
+    if not times.copies:
+        return begins_ns - TOLERANCE_NS - model.handling.saved_ns
+    # It is copied until then; the policy knows of how many rows at most.
+    ahead_ns = max(map(times.ahead_ns, range(rows, times.max_rows + 1)))
+    return max(now_ns, begins_ns - ahead_ns) - TOLERANCE_NS
 
 
 def check_that_none_waits_in_vain(model: Model, scheduler: Scheduler, now_ns: int) -> None:

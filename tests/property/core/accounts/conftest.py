@@ -37,7 +37,7 @@ from batcher.core.events import (
 )
 from batcher.core.queueing.ranks import LATE
 from batcher.core.settings import Adaptive, NoBatching
-from batcher.core.times import LATELY_NS, NEVER_NS, TOLERANCE_NS
+from batcher.core.times import LATELY_NS, NEVER_NS
 from batcher.testing.accounts import (
     Batch,
     Ceilings,
@@ -45,6 +45,7 @@ from batcher.testing.accounts import (
     Reruns,
     check_padding,
     check_that_none_waits_in_vain,
+    earliest_start_ns,
     half_of,
     overfull,
     rows_of,
@@ -264,8 +265,7 @@ class Accounts:
             self.unbound.add(model)
         known = event.error not in {FailureCause.INPUT, FailureCause.UNKNOWN} or len(left) == 1
         if event.error is FailureCause.MEMORY:
-            most = half_of(batch.rows, self.sizes_of(model))
-            known = not most
+            known = not (most := half_of(batch.rows, self.sizes_of(model)))
             for request in [self.live[request_id] for request_id in left]:
                 request.most_rows = most
         if known or model not in self.models or not self.serves(model):
@@ -461,13 +461,7 @@ class Accounts:
             return
         begins_ns = scheduler.fleet.batches[batch.command.batch_id].dispatched_ns
         assert begins_ns == self.now_ns or (batch.next and begins_ns > self.now_ns)
-        starts_ns = begins_ns - TOLERANCE_NS
-        if begins_ns > self.now_ns:
-            starts_ns -= model.handling.saved_ns
-            if times.copies:
-                # It is copied until then; the policy knows of how many rows at most.
-                ahead_ns = max(map(times.ahead_ns, range(batch.rows, times.max_rows + 1)))
-                starts_ns = max(self.now_ns, begins_ns - ahead_ns) - TOLERANCE_NS
+        starts_ns = earliest_start_ns(begins_ns, batch.rows, model, times, self.now_ns)
         quickest_ns = min(times.least_ns(self.now_ns), times.expected[batch.rows])
         ends_ns = starts_ns + (quickest_ns if alone else times.p95[batch.rows])
         for part in batch.command.parts:
