@@ -105,17 +105,21 @@ class Reruns:
 
 
 class Ceilings:
-    """`models` whose devices lack memory; `least_rows` is each model's smallest batch when one failed last."""
+    """The `models` whose devices lack memory."""
 
     def __init__(self) -> None:
         self.models: set[str] = set()
-        self.least_rows: dict[str, int] = {}
+        self._least_rows: dict[str, int] = {}
+
+    def note(self, model: str, sizes: Sequence[int]) -> None:
+        """Note a batch that failed, while batches could have these sizes; () is any."""
+        self._least_rows[model] = min(sizes, default=1)
 
     def check(self, command: BatchCeiling) -> None:
         """Raise `AssertionError` if a ceiling begins or ends twice, or allows more than it may."""
         assert (command.model in self.models) == command.over
         # Nothing is smaller than the smallest size that can run.
-        most = max(self.least_rows.get(command.model, 1), command.rows // 2)
+        most = max(self._least_rows.get(command.model, 1), command.rows // 2)
         assert command.over or 1 <= command.most_rows <= most
         self.models ^= {command.model}
 

@@ -132,6 +132,8 @@ class Accounts:
 
     def remove(self, model):
         self.models.pop(model, None)
+        for known in (self.stormy, self.ceilings.models):
+            known.discard(model)
         for request_id, request in self.live.items():
             if request.arrived.model == model and self.waiting(request_id):
                 self.end(request_id, Outcome.REJECTED, Reason.MODEL_REMOVED)
@@ -223,9 +225,8 @@ class Accounts:
     def has_room(self, up):
         busy = [self.instances[b.command.instance] for b in self.running.values() if not b.next]
         limit = self.limits.get(up.device)
-        if busy.count(up) >= up.max_in_flight:
-            return False
-        return limit is None or sum(other.device == up.device for other in busy) < limit
+        free = limit is None or sum(other.device == up.device for other in busy) < limit
+        return free and busy.count(up) < up.max_in_flight
 
     def cancel(self, event):
         expired = event.cause is CancelCause.DEADLINE
@@ -235,9 +236,8 @@ class Accounts:
     def progress(self, event):
         if (batch := self.running.get(event.batch_id)) is None:
             return
-        name = batch.command.model
         if event.error is not None or event.failed:
-            self.ceilings.least_rows[name] = min(self.sizes_of(name), default=1)
+            self.ceilings.note(batch.command.model, self.sizes_of(batch.command.model))
         for part in batch.command.parts:
             if part.id in event.done and part.id in batch.left:
                 batch.left.remove(part.id)
@@ -332,8 +332,8 @@ class Accounts:
                     raise AssertionError(command)
         assert set(self.must) <= self.ended
         assert set(self.live) == set(scheduler.live)
-        self.stormy &= set(self.models)
-        self.ceilings.models &= set(self.models)
+        for known in (self.stormy, self.ceilings.models):
+            known.intersection_update(self.models)
         self.check_queues(scheduler)
 
     def settle(self, request_id, how, scheduler):
