@@ -53,8 +53,9 @@ def settle_unreported(
 def refit(model: Model, ledger: Ledger, cause: FailureCause, now_ns: int) -> None:
     """Make suspects fit the largest batch, which may have become smaller since theirs was dispatched.
 
-    What there is no memory for now is cut. Beyond `max_batch_size`, a request which does not fit even alone goes back to the queue, to be split. Of a request that is
-    split already, a piece cannot be split again: the request fails with the `cause`.
+    What there is no memory for now is cut. A request that has more than `max_batch_size` rows goes back to
+    the queue, to be split. Of a request that is split already, a piece cannot be split again: the request
+    fails with the `cause`.
     """
     lost: set[int] = set()
     for part in model.bisections.refit(model.settings.max_batch_size):

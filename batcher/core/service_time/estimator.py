@@ -207,13 +207,10 @@ class ServiceTimes(Captured):
             if rows in curve.means:
                 # What is further off is a change, or a stall that no margin can cover.
                 # Copying is no time of the device, and as long as before.
-                predicted_ns = self.alone[rows]
-                if self.alone is not self.curve:
-                    predicted_ns -= self.copies[rows]
-                # Its copy may have taken longer than all that was predicted.
-                if predicted_ns > 0.0:
-                    noise = (own_ns + beyond_ns) / predicted_ns
-                    self._noise.add(min(noise, JUMP), now_ns)
+                predicted_ns = self.alone[rows] - (self.copies[rows] if self.copies else 0.0)
+                # Where its copy took longer than all that was predicted, the device took no longer.
+                noise = (own_ns + beyond_ns) / predicted_ns if predicted_ns > 0.0 else 0.0
+                self._noise.add(min(noise, JUMP), now_ns)
             if off:
                 if drift.jump(ratio, now_ns):
                     self._outliers.clear()
