@@ -164,7 +164,8 @@ class RepliesTook:
 class InstanceUp:
     """An incarnation of an instance is loaded, warm and ready for `max_in_flight` batches at once.
 
-    With `prefetches` it can be given one more batch, which it begins when the one that it runs ends.
+    With `prefetches` it can be given one more batch, which it begins when the one that it runs ends; with
+    `overlaps` it may begin before.
     `profile` holds service times that were measured at warm-up; `buckets` holds one profile for each
     bucket of shapes that was measured, where a model's axes are padded. Where batches are pipelined, these
     are the device's times, and `copies` holds those of gathering and copying, of each bucket (of `()` where
@@ -180,6 +181,7 @@ class InstanceUp:
     buckets: tuple[tuple[Shapes, Profile], ...] = ()
     prefetches: bool = False
     copies: tuple[tuple[Shapes, Profile], ...] = ()
+    overlaps: bool = False
 
 
 @record

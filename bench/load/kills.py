@@ -33,6 +33,7 @@ import machine
 import numpy as np
 from bars import show
 from grpc import aio
+from held import Held, children
 
 from batcher import protocol
 from batcher.testing.messages import infer_request, output_arrays
@@ -247,46 +248,6 @@ def losses(http: str, model: str = "double") -> int:
     lines = [each for each in text.splitlines() if each.startswith(start)]
     own = [each for each in lines if f'model="{model}"' in each]
     return sum(int(float(each.rpartition(" ")[2])) for each in own)
-
-
-def children(pid: int, model: str = "") -> list[int]:
-    """The child processes with a model, or with any, the oldest first."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            command = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if int(stat[1]) != pid or "batcher.executors.isolated" not in command:
-            continue
-        if command.split("\0")[-2].startswith(f"{model}/" if model else ""):
-            found.append((int(stat[19]), int(folder.name)))
-    return [each for _, each in sorted(found)]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the server has: children, file descriptors, threads, bytes of memory."""
-
-    children: int
-    files: int
-    threads: int
-    memory: int
-
-    @classmethod
-    def by(cls, pid: int) -> Held:
-        """What a process has now."""
-        status = Path(f"/proc/{pid}/status").read_text().splitlines()
-        values = dict(line.split(":", 1) for line in status if ":" in line)
-        return cls(
-            len(children(pid)),
-            len(list(Path(f"/proc/{pid}/fd").iterdir())),
-            int(values["Threads"]),
-            int(values["VmRSS"].split()[0]) * 1024,
-        )
 
 
 async def play(server: ServerProcess, callers: Callers, kind: str, place: int) -> Round:

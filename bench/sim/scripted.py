@@ -154,6 +154,7 @@ class Scene:
             profile=() if cold or padded else profile,
             buckets=() if cold else buckets,
             prefetches=self.gap_ns > 0 or self.copy_ns > 0,
+            overlaps=self.copy_ns > 0,
         )
         self.changes.append((at_ns, event))
 

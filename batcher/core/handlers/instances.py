@@ -42,7 +42,9 @@ def instance_down(contents: Contents, event: InstanceDown) -> None:
     instance = contents.fleet.incarnation(event.instance, event.incarnation)
     if instance is None:
         return
-    begun = frozenset(instance.batches)
+    begun = set(instance.batches)
+    if instance.next is not None and instance.up.overlaps:
+        begun.add(instance.next)  # it may have been copied in, or even executed
     batches = contents.fleet.remove(instance)
     model = contents.models.get(instance.up.model)
     if model is not None:
@@ -50,7 +52,7 @@ def instance_down(contents: Contents, event: InstanceDown) -> None:
             model.running -= 1
             if batch.suspects is not None:
                 model.bisections.lost(batch.suspects)
-    again = settle_lost(batches, begun, model, contents.ledger, contents.now_ns)
+    again = settle_lost(batches, frozenset(begun), model, contents.ledger, contents.now_ns)
     if model is not None and again:
         note_again(contents, model, again)
 

@@ -31,7 +31,7 @@ def settle_lost(
 ) -> list[Part]:
     """End the requests of an instance's lost batches, or have them run once more; returns what does.
 
-    The batches have been taken off the instance; `begun` are the ids of those that it had begun. `model` is
+    The batches have been taken off the instance; `begun` are the ids of those that it may have begun. `model` is
     theirs, None where it was removed meanwhile.
     """
     again: list[Part] = []

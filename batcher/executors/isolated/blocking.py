@@ -72,13 +72,14 @@ def serve_blocking(
     """Load it, and run batches until the server says CLOSE."""
     try:
         metadata = executor.load(context)
-        message = loaded(metadata)
+        pipelined = pipelining and isinstance(executor, Pipelines)
+        message = loaded(metadata, pipelined=pipelined)
     except BaseException as error:  # noqa: BLE001 - a plugin may raise anything
         connection.send(not_loaded(context, error))
         return
     connection.send(message)
     blocking = _Blocking(executor, metadata, context, connection, mapped)
-    if pipelining and isinstance(executor, Pipelines):
+    if pipelined and isinstance(executor, Pipelines):
         _Pipelined(blocking, executor).run()
     else:
         blocking.run()

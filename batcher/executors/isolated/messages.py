@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 LOST: Final = 3
 """The exit code of a child whose server is gone."""
@@ -36,7 +36,7 @@ CLOSE: Final = 7
 HELLO: Final = 65
 """`VERSION`, capabilities, whether it is asynchronous, whether it has `healthy`, whether it has `watch`."""
 LOADED: Final = 66
-"""`ModelMetadata`."""
+"""`ModelMetadata`, whether batches are pipelined."""
 NOT_LOADED: Final = 67
 """which error (`LOAD_ERRORS`), its message."""
 RESULT: Final = 68

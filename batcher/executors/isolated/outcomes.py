@@ -145,14 +145,15 @@ def _said(error: ExecutionError) -> tuple[str, str, int | None]:
     return cause, text, retry_after_ns
 
 
-def loaded(metadata: object) -> list[Any]:
+def loaded(metadata: object, *, pipelined: bool = False) -> list[Any]:
     """The message for a model that is loaded. Raises `TypeError` or `ValueError` for wrong metadata."""
     if not isinstance(metadata, ModelMetadata):
         raise TypeError(f"load must return ModelMetadata, not {type(metadata).__name__}")
     said = msgpack.unpackb(msgpack.packb(plain(metadata), default=_number))
     checked(said, ModelMetadata)
-    frame([LOADED, said])
-    return [LOADED, said]
+    message = [LOADED, said, pipelined]
+    frame(message)
+    return message
 
 
 def _number(value: object) -> object:

@@ -78,11 +78,11 @@ def hello(message: list[Any]) -> Hello:
     return Hello(made, is_async, asks, watches)
 
 
-def loaded(message: list[Any]) -> ModelMetadata:
-    """Read LOADED."""
-    (metadata,) = parts(message, dict)
+def loaded(message: list[Any]) -> tuple[ModelMetadata, bool]:
+    """Read LOADED: what `load` returned, and whether batches are pipelined."""
+    metadata, pipelined = parts(message, dict, bool)
     try:
-        return checked(metadata, ModelMetadata)
+        return checked(metadata, ModelMetadata), pipelined
     except ValueError as error:
         raise LyingChildError(f"wrong metadata: {error}") from None
 

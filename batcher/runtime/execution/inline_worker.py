@@ -27,6 +27,7 @@ class InlineWorker:
 
     queues = True
     prefetches = False  # a batch has ended before another could begin
+    overlaps = False
 
     def __init__(
         self,

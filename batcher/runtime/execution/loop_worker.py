@@ -47,7 +47,7 @@ class LoopWorker:
         fail_nan: bool = False,
     ) -> None:
         self._executor = executor
-        self.prefetches = executor.capabilities.max_in_flight > 1
+        self.prefetches = self.overlaps = executor.capabilities.max_in_flight > 1
         self._name = name
         self._loop = loop
         self._clock = clock

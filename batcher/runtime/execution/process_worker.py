@@ -55,6 +55,7 @@ class ProcessWorker:
     ) -> None:
         self.queues = True
         self.prefetches = True
+        self.overlaps = False
         self.asks = False
         self.watch: WatchCall | None = None
         self.asked_ns = 0
@@ -253,7 +254,8 @@ class ProcessWorker:
     def _on_loaded(self, message: list[Any]) -> None:
         if self._loaded is None or not self._said_hello or self._batches is not None:
             raise LyingChildError("a model that was not asked for")
-        metadata = replies.loaded(message)
+        metadata, pipelined = replies.loaded(message)
+        self.overlaps = pipelined or not self.queues
         batches = self._batches = ChildBatches(
             self._child.arena,
             self._loop,

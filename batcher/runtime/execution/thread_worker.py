@@ -83,6 +83,7 @@ class ThreadWorker:
         self._ended: deque[ExecutedBatch] = deque()  # executed, and not yet passed to `done`
         self._abandoned = False
         self._submitted = 0
+        self.overlaps = False
         self.capabilities = executor.capabilities
         self.asks = reports_health(executor)
         self.lost: Callable[[ChildEnd], None] | None = None
@@ -100,7 +101,7 @@ class ThreadWorker:
         self._fitted.loaded(context.max_batch_size)
         metadata = await self._thread.load(context)
         self._buffers = input_buffers(self._executor, context.max_batch_size)
-        self._pipelining = self._pipelining and pipelines(self._executor)
+        self._pipelining = self.overlaps = self._pipelining and pipelines(self._executor)
         return metadata
 
     async def healthy(self, timeout_s: float) -> str:

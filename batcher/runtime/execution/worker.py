@@ -33,6 +33,9 @@ class Worker(Protocol):
     """Whether it takes one batch more than runs, and begins it when the one before has ended: a thread
     does, and so does a backend of an executor that has several calls in flight."""
 
+    overlaps: bool
+    """Whether it may begin that one before: batches are pipelined, or the backend has it. Known once loaded."""
+
     @property
     def hangs(self) -> bool:
         """Whether it was abandoned, and a thread of this process is still in one of its calls."""

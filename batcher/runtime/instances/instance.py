@@ -310,6 +310,7 @@ class Instance:
             measured.buckets,
             worker.prefetches,
             measured.copies,
+            worker.overlaps,
         )
         self._process.runner.instance_up(up, self)
         self._checks = instance_checks(

@@ -129,6 +129,7 @@ class Deployment:
                     buckets,
                     prefetches=gap_ns > 0 or bool(model.copies),
                     copies=_copies(model, devices),
+                    overlaps=bool(model.copies),
                 )
 
     @staticmethod

@@ -134,7 +134,7 @@ def changed(name, fields=None, rename=None):
 def test_a_log_without_a_field_gets_its_default():
     fields = tuple(name for name, _ in [(n, 0) for n in dict(schema())["InstanceUp"][:-1]])
     decoder = Decoder(changed("InstanceUp", fields))
-    assert decoder.lacking == ("InstanceUp.copies",)
+    assert decoder.lacking == ("InstanceUp.overlaps",)
     whole = unpack(Encoder().pack([InstanceUp("i", 1, "m", "d", 2, ((1, 2),))]))
     assert decoder.events([whole[0][:-1]]) == [InstanceUp("i", 1, "m", "d", 2, ((1, 2),))]
 

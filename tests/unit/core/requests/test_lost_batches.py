@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Dispatch, Outcome, Reason, Settle
+from batcher.core.events import InstanceUp
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive
 from batcher.testing.invariants import validate
@@ -217,3 +220,26 @@ def test_a_restored_scheduler_goes_on_with_them(play):
     play.scheduler = again
     assert dispatched(play.up(incarnation=3)) == [(3, (2,), 2)]
     validate(again)
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_batch_that_may_have_begun_behind_another_counts_as_begun(play, overlaps):
+    play.fixed(idempotent=True, max_rows=4)
+    profile = tuple((rows, 10 * MILLISECOND) for rows in (1, 4))
+    copies = (((), tuple((rows, MILLISECOND) for rows in (1, 4))),)
+    instance = InstanceUp("i", 1, "m", "d", 1, profile, (), True, copies, overlaps)
+    play.feed(instance)
+    assert dispatched(play.arrive(1, 2, 3, 4)) == [(1, (1, 2, 3, 4), 1)]
+    play.arrive(5, 6, 7, 8, at=1)
+    assert dispatched(play.feed(at=10.5)) == [(2, (5, 6, 7, 8), 1)]
+    assert play.scheduler.fleet.instances["i"].next == 2
+    assert play.down() == []
+    took, commands = [], play.up(incarnation=2)
+    while found := dispatched(commands):
+        [(batch_id, ids, _)] = found
+        took.append(ids)
+        commands = play.done(batch_id, *ids)
+    assert took[:2] == [(1, 2), (3, 4)]
+    # One of them may have brought the instance down: it takes no more than its group with it.
+    assert took[2:] == ([(5, 6), (7, 8)] if overlaps else [(5, 6, 7, 8)])
+    validate(play.scheduler)

@@ -120,15 +120,17 @@ METADATA = ModelMetadata(
 def test_metadata_arrive_as_they_were():
     said = msgpack.unpackb(msgpack.packb(plain(METADATA)))
     assert checked(said, ModelMetadata) == METADATA
-    assert replies.loaded([66, said]) == METADATA
+    assert replies.loaded([66, said, True]) == (METADATA, True)
 
 
 @given(values)
 def test_wrong_metadata_are_a_lie(value):
     with pytest.raises(LyingChildError):
-        replies.loaded([66, value])
+        replies.loaded([66, value, False])
     with pytest.raises(LyingChildError):
-        replies.loaded([66, plain(METADATA) | {"inputs": value}] if value != [] else [66])
+        replies.loaded([66, plain(METADATA), value if type(value) is not bool else None])
+    with pytest.raises(LyingChildError):
+        replies.loaded([66, plain(METADATA) | {"inputs": value}, False] if value != [] else [66])
 
 
 @given(st.sampled_from([replies.hello, replies.not_loaded]), st.lists(values, max_size=6))

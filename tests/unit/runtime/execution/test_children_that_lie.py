@@ -34,7 +34,7 @@ METADATA = ModelMetadata(
     (TensorSpec("Y", "FP32", (-1, -1)), TensorSpec("B", "BYTES", (-1, -1))),
 )
 HELLO = [messages.HELLO, messages.VERSION, plain(Capabilities()), False, True, True]
-LOADED = [messages.LOADED, msgpack.unpackb(msgpack.packb(plain(METADATA)))]
+LOADED = [messages.LOADED, msgpack.unpackb(msgpack.packb(plain(METADATA))), False]
 
 
 class FakeChild:

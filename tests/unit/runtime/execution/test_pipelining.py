@@ -459,6 +459,7 @@ async def test_nothing_of_a_batch_is_kept(executor, running):
 async def test_health_is_asked_where_batches_are_submitted(executor, running):
     running.start(1)
     await running.until(1)
+    assert running.worker.overlaps
     assert await running.worker.healthy(BOUND_S) == ""
     assert executor.threads["healthy"] == executor.threads["submit"]
 
@@ -466,6 +467,7 @@ async def test_health_is_asked_where_batches_are_submitted(executor, running):
 async def test_without_pipelining_batches_are_executed(executor):
     running = Running(executor, pipelining=False)
     await running.worker.load(CONTEXT)
+    assert not running.worker.overlaps
     running.start(1)
     running.start(2)
     await running.until(2)

@@ -41,6 +41,7 @@ def slices(number, columns):
 @pytest.mark.parametrize("pipelining", [True, False])
 async def test_batches_overlap_and_end_in_order(columns, pipelining):
     worker, layout = await loaded("Overlaps", {"columns": columns}, pipelining=pipelining)
+    assert worker.overlaps is pipelining
     batches = [run_batch(worker, slices(number, columns), layout) for number in range(6)]
     found = await asyncio.gather(*batches)
     ends = [each.execute_end_ns for each in found]

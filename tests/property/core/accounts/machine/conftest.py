@@ -121,15 +121,17 @@ class AccountsMachine(RuleBasedStateMachine):
 
     def up(self, instance, model, device, slots=1, profile=()):
         incarnation = self.incarnations[instance] = self.incarnations[instance] + 1
-        prefetches = slots == 1
+        prefetches, overlaps = slots == 1, self.copy_ns > 0
         copied = tuple((rows, self.copy_ns) for rows, _ in profile) if self.copy_ns else ()
         up = instance, incarnation, model, device, slots
         if model != "b":
-            return InstanceUp(*up, profile, (), prefetches, (((), copied),) if copied else ())
+            return InstanceUp(
+                *up, profile, (), prefetches, (((), copied),) if copied else (), overlaps
+            )
         # Of one bucket more is known than of the other.
         buckets = (((4,),), profile[:1]), (((8,),), profile)
         copies = ((((8,),), copied),) if copied else ()
-        return InstanceUp(*up, (), buckets, prefetches, copies)
+        return InstanceUp(*up, (), buckets, prefetches, copies, overlaps)
 
     def burst(self, kind, count, *, poison=False):
         """Requests that are equal but for lengths and rows by turns; one may make its batches fail."""
