@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -92,7 +93,13 @@ def _close_everything():
     time.sleep(3600)
 
 
+def _leave_another():
+    subprocess.Popen(["sleep", "3600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os._exit(7)
+
+
 DEEDS = {
+    "leave another": _leave_another,
     "terminate": lambda: [os.kill(os.getpid(), number) for number in (2, 15, 1)],
     "surrogate": lambda: (_ for _ in ()).throw(ModelLoadError("no file \udc80")),
     "exit": lambda: os._exit(7),

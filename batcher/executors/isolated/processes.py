@@ -25,7 +25,8 @@ from batcher.errors import describe
 log = logging.getLogger(__name__)
 
 _POLL_MS: Final = 100
-"""Milliseconds between two looks at the children, on a kernel without `pidfd_open` (before 5.3)."""
+"""Milliseconds between two looks at children on a kernel without `pidfd_open` (before 5.3), and at what children
+have started, where that is reaped here."""
 
 Ended = Callable[[int], None]
 """Called with the exit code of a child, negative for a signal."""
@@ -79,6 +80,8 @@ class _Nursery:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._jobs: deque[Callable[[], None]] = deque()
         self._children: set[ChildProcess] = set()
+        self._groups: set[int] = set()
+        """Of children that were reaped: what is left of them is ours where this is the first process of a container."""
         threading.Thread(target=self._run, name="child processes", daemon=True).start()
 
     def submit(self, job: Callable[[], None]) -> None:
@@ -106,7 +109,9 @@ class _Nursery:
                     code = -signal.SIGKILL
                 if code is not None:
                     self._children.discard(child)
+                    self._groups.add(child.pid)
                     child.tell(code)
+            self._groups = {group for group in self._groups if _has_more(group)}
 
     def _wait(self) -> None:
         poll = select.poll()
@@ -117,7 +122,17 @@ class _Nursery:
                 poll.register(child.pidfd, select.POLLIN)
             else:
                 blind = True
-        poll.poll(_POLL_MS if blind else None)
+        poll.poll(_POLL_MS if blind or self._groups else None)
+
+
+def _has_more(group: int) -> bool:
+    """Reap what has ended of a group that was killed; returns whether more of it is to be reaped here."""
+    try:
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import os
 import re
@@ -10,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,19 @@ async def test_a_child_leaves_signals_that_end_a_service_to_the_server():
     async with Child("Does") as child:
         executed = await child.run(text("terminate"))
         assert executed.result.outputs["PID"].tolist() == [[child.worker.pid]]
+
+
+async def test_what_a_child_has_started_is_reaped_where_nobody_else_does():
+    be_subreaper = partial(ctypes.CDLL(None).prctl, 36)  # as the first process of a container
+    be_subreaper(1, 0, 0, 0)
+    try:
+        async with Child("Does") as child:
+            before = len(children_of(os.getpid()))
+            await asyncio.gather(child.run(text("leave another")), child.why)
+            while len(children_of(os.getpid())) >= before:  # noqa: ASYNC110 - no event says so
+                await asyncio.sleep(0.01)
+    finally:
+        be_subreaper(0, 0, 0, 0)
 
 
 async def test_a_row_error_that_utf8_cannot_say_is_that_row_s():
