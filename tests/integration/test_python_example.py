@@ -29,7 +29,7 @@ def run(*command):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,  # a bound on what hangs
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
