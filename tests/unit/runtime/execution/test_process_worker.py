@@ -11,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -141,9 +140,8 @@ async def test_a_child_leaves_signals_that_end_a_service_to_the_server():
         assert executed.result.outputs["PID"].tolist() == [[child.worker.pid]]
 
 
-async def test_what_a_child_has_started_is_reaped_where_nobody_else_does():
-    be_subreaper = partial(ctypes.CDLL(None).prctl, 36)  # as the first process of a container
-    be_subreaper(1, 0, 0, 0)
+async def test_what_a_child_has_started_is_reaped_where_nothing_else_does():
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: as the first process of a container
     try:
         async with Child("Does") as child:
             before = len(children_of(os.getpid()))
@@ -151,7 +149,7 @@ async def test_what_a_child_has_started_is_reaped_where_nobody_else_does():
             while len(children_of(os.getpid())) >= before:  # noqa: ASYNC110 - no event says so
                 await asyncio.sleep(0.01)
     finally:
-        be_subreaper(0, 0, 0, 0)
+        ctypes.CDLL(None).prctl(36, 0)
 
 
 async def test_a_row_error_that_utf8_cannot_say_is_that_row_s():
