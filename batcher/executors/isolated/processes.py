@@ -144,7 +144,7 @@ async def start(command: Sequence[str], files: ChildFiles, ended: Ended) -> Chil
     """Start a child in a process group of its own, with the environment and the folder of this process.
 
     Not in a session of its own: by that the kernel shares processors out (sched_autogroup), so that the
-    server's `nice` would not hold for the child, and it would wait longer for a processor.
+    server's `nice` would not hold for the child.
 
     `ended` is called on the loop once it was reaped. Raises `OSError` with the reason. If this
     coroutine is cancelled, the child is killed. The `files` are closed here, however it ends.
