@@ -1,5 +1,6 @@
 """The plugin that docs/writing-an-executor.md builds: written into an empty folder, and installed with pip."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -108,8 +109,11 @@ def test_it_passes_the_contract(plugin, site):
 
 def children(pid):
     """The processes that a process has started."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread has ended
+            found |= {int(child) for child in (task / "children").read_text().split()}
+    return found
 
 
 @pytest.mark.slow
