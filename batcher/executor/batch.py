@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from batcher.tensors import Array
 
 ParameterValue = bool | int | float | str
@@ -66,10 +64,6 @@ class Batch:
     """For a model with the section `sequence`: what each row is a step of, in the order of the rows.
     Rows beyond these only fill the batch up (`ModelMetadata.batch_sizes`); warm-up and test batches
     have none."""
-    output_array: Callable[..., Array] = np.empty
-    """`output_array(shape, dtype)` is an array for an output, with any contents, like `numpy.empty`. With
-    `isolation: process` it is memory that the server sends from, so that an output that is written there
-    is not copied; else it is ordinary memory. Use it for outputs of this batch alone."""
 
 
 def nothing_to_release() -> None:

@@ -180,9 +180,7 @@ def _answer(batch: Batch) -> dict[str, Array]:
     wanted = batch.outputs
     outputs: dict[str, Array] = {}
     if wanted is None or "Y" in wanted:
-        x = batch.inputs["X"]
-        y = batch.output_array(x.shape, x.dtype)
-        outputs["Y"] = np.multiply(x, np.float32(2), out=y)
+        outputs["Y"] = np.multiply(batch.inputs["X"], np.float32(2))
     if wanted is None or "BATCH" in wanted:
         outputs["BATCH"] = np.full((batch.rows, 1), batch.rows, np.int32)
     return outputs

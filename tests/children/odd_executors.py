@@ -255,24 +255,6 @@ class Allocating:
         pass
 
 
-class WritesInPlace:
-    """`Y` = `X` + 1 and `Z` = 2 * `X`, written where the server wants them."""
-
-    capabilities = Capabilities(dynamic_axes=True)
-
-    def load(self, context):
-        outputs = TensorSpec("Y", "FP32", (-1, -1)), TensorSpec("Z", "FP32", (-1, -1))
-        return ModelMetadata("in place", (TensorSpec("X", "FP32", (-1, -1)),), outputs)
-
-    def execute(self, batch):
-        x = batch.inputs["X"]
-        z = np.multiply(x, 2, out=batch.output_array(x.shape, x.dtype))
-        return BatchResult({"Y": np.add(x, 1, out=batch.output_array(x.shape, x.dtype)), "Z": z})
-
-    def close(self):
-        pass
-
-
 def x_again():
     return TensorSpec("X", "FP32", (-1, 2))
 

@@ -51,14 +51,6 @@ class Mapped:
         found: Array = np.ndarray(shape, dtype, self.memory, offset)
         return found
 
-    def offset_of(self, array: Array, first: int, last: int) -> int:
-        """Where an array lies that is in the arena between `first` and `last`, as a tensor must; -1 for others."""
-        if first >= last or not array.nbytes or not array.flags.c_contiguous:
-            return -1
-        offset: int = array.__array_interface__["data"][0] - self.address
-        inside = first <= offset and offset + array.nbytes <= last
-        return offset if inside and offset % ALIGNMENT == 0 else -1
-
     def copy_out(self, offset: int, nbytes: int) -> bytes:
         """The bytes there."""
         return self.memory[offset : offset + nbytes]

@@ -54,8 +54,7 @@ from batcher.executors.isolated.outcomes import (
     reason,
     released,
 )
-from batcher.executors.isolated.room import OutputRoom
-from batcher.executors.isolated.tensors import inline
+from batcher.executors.isolated.tensors import inline, placed
 
 MOST_SUBMITTED: Final = 2
 """Batches that are submitted and not collected: one computes, one is copied in."""
@@ -97,7 +96,6 @@ class _Taken:
     batch: Batch | None = None
     handle: Any = None
     buffers: BatchBuffers | None = None
-    room: OutputRoom | None = None
     error: BaseException | None = None
 
     @property
@@ -159,8 +157,7 @@ class _Blocking:
             return None
         taken = _Taken(message, monotonic_ns())
         try:
-            taken.room = OutputRoom(self._mapped, *message[9:11])
-            batch = batch_of(message, self._mapped, taken.room.array)
+            batch = batch_of(message, self._mapped)
             if self._buffers is not None:
                 taken.buffers = self._buffers.lend()
                 batch = self._copied(batch, taken.buffers)
@@ -183,18 +180,14 @@ class _Blocking:
                 taken.buffers.give_back()
 
     def _answer(self, taken: _Taken, result: object, room: Callable[[int, int], int]) -> list[Any]:
-        if taken.error is not None or taken.batch is None or taken.room is None:
+        if taken.error is not None or taken.batch is None:
             raise taken.error or RuntimeError("no batch")
         made, items, nbytes = outputs_of(result, taken.batch, self._metadata)
-        if nbytes:
-
-            def more() -> int:
-                self.connection.send([NEEDS_ROOM, taken.id, nbytes])
-                return room(taken.id, nbytes)
-
-            tensors = taken.room.place(items, nbytes, more)
-        else:
-            tensors = inline(items)
+        offset, given = taken.message[9:11]
+        if nbytes > given:
+            self.connection.send([NEEDS_ROOM, taken.id, nbytes])
+            offset = room(taken.id, nbytes)
+        tensors = placed(items, self._mapped, offset) if nbytes else inline(items)
         times = [*taken.times, monotonic_ns()]
         return [RESULT, taken.id, times, tensors, errors_of_rows(made)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -42,9 +42,7 @@ _ROW_ERRORS: Final = 4 * 1024 * 1024
 """Characters of all errors of a batch's rows; more are shortened, so that a message can hold them."""
 
 
-def batch_of(
-    message: list[Any], mapped: Mapped, output_array: Callable[..., Array] = np.empty
-) -> Batch:
+def batch_of(message: list[Any], mapped: Mapped) -> Batch:
     """The batch that a RUN message describes."""
     _, _, rows, tensors, outputs, deadline_ns, parameters, metadata, sequences, *_ = message
     everywhere = 0, mapped.nbytes
@@ -56,7 +54,6 @@ def batch_of(
         deadline_ns,
         metadata,
         sequences=tuple([SequenceRow(*each) for each in sequences]),
-        output_array=output_array,
     )
 
 

@@ -68,23 +68,18 @@ def inline(items: Items) -> list[list[Any]]:
     ]
 
 
-def placed(
-    items: Items, mapped: Mapped, offset: int, there: tuple[int, int] = (0, 0)
-) -> list[list[Any]]:
+def placed(items: Items, mapped: Mapped, offset: int) -> list[list[Any]]:
     """The tensors, after they were copied into the arena from `offset` on.
 
-    What lies in the arena already, from and to the offsets of `there`, is not copied.
+    What lies there already (`Mapped.array`) is not copied.
     """
     tensors: list[list[Any]] = []
     for name, array, packed in items:
         if packed is None:
             size = array.nbytes
-            lies = mapped.offset_of(array, *there)
-            if lies >= 0:
-                tensors.append([name, CODES[array.dtype], array.shape, lies, size])
-                continue
-            if size:
-                np.copyto(mapped.array(offset, array.shape, array.dtype), array)
+            there = mapped.array(offset, array.shape, array.dtype)
+            if size and array.ctypes.data != there.ctypes.data:
+                np.copyto(there, array)
         else:
             size = len(packed)
             mapped.copy_in(offset, packed)

@@ -87,22 +87,3 @@ async def test_inputs_lie_in_the_memory_of_the_executor():
         assert executed.result.outputs["Y"].tolist() == [[1.0], [1.0]]
         assert executed.result.outputs["X"].tolist() == [[number, number]] * 2
     await worker.close(30)
-
-
-async def test_outputs_that_are_written_in_place_are_those_of_their_batch():
-    worker, layout = await loaded("WritesInPlace")
-    kept = []
-    for columns in (
-        1,
-        40_000,
-        40_000,
-        90_000,
-        40_000,
-        3,
-    ):  # with room, without, with more than that
-        batches = [run_batch(worker, slices(n, columns), layout) for n in range(4)]
-        kept += enumerate(await asyncio.gather(*batches))
-    await worker.close(30)
-    for number, each in kept:
-        assert (each.result.outputs["Y"] == number + 1).all()
-        assert (each.result.outputs["Z"] == number * 2).all()
