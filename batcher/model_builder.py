@@ -162,6 +162,7 @@ def instance_plan(
         isolation=config.isolation,
         pipelining=config.pipelining,
         load_retry_ns=config.load_retry_timeout,
+        load_timeout_ns=config.load_timeout,
         checks=HealthCheckPlan(
             config.health.interval,
             config.health.timeout,

@@ -32,6 +32,7 @@ from batcher.config.section import (
 from batcher.config.sequence import SequenceConfig, sequence_problems
 from batcher.config.units import (
     Duration,
+    DurationOrNull,
     DurationOrZero,
     Size,
     format_duration,
@@ -231,9 +232,13 @@ class ModelConfig(Section):
     """Whether a request may be executed twice without harm. Then the requests of a batch whose instance is
     lost (its process ended, or it hung) are executed once more, while their callers wait; false: they end
     with UNAVAILABLE."""
+    load_timeout: DurationOrNull = 1_800_000_000_000
+    """How long one attempt to load an instance may take, its warm-up included; first compilations and
+    downloads take long. After it the attempt is given up and the load has failed: a child process is
+    killed, a thread is abandoned. Waiting for a turn on the device does not count. null means no limit."""
     load_retry_timeout: DurationOrZero = 300_000_000_000
     """How long loading is retried while the executor reports that a backend is not up yet. 0 tries
-    once."""
+    once. Each try may take `load_timeout`; one that is given up for that is not retried."""
     reload: Literal["beside", "one_by_one"] = "beside"
     """How a model that is served is loaded again. `beside`: the new instances are loaded beside the old
     ones, which needs room for both on the device; where the executor reports that there is not enough,

@@ -53,6 +53,7 @@ class LoopWorker:
         self._clock = clock
         self._fail_nan = fail_nan
         self._tasks: set[asyncio.Task[ExecutedBatch]] = set()
+        self._loading: asyncio.Task[ModelMetadata | BaseException] | None = None
         self._to_close = False
         self._last: asyncio.Task[None] | None = None
         self._fitted = LayoutFor(executor.capabilities)
@@ -70,18 +71,28 @@ class LoopWorker:
         self.asked_ns = 0  # a call that takes too long is cancelled, so none blocks
 
     async def load(self, context: LoadContext) -> ModelMetadata:
-        """Load on the event loop."""
+        """Load on the event loop. If this is cancelled, the call is, too, and not waited for."""
         self._fitted.loaded(context.max_batch_size)
+        call = self._loading = self._loop.create_task(self._load(context), name=self._name)
+        try:
+            await asyncio.wait((call,))
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        outcome = call.result()
+        if isinstance(outcome, Exception):
+            raise outcome
+        if isinstance(outcome, BaseException):
+            raise ModelLoadError(
+                f"model {context.model!r}: the executor could not load: {describe(outcome)}"
+            ) from outcome
+        return outcome
+
+    async def _load(self, context: LoadContext) -> ModelMetadata | BaseException:
         try:
             metadata = await self._executor.load(context)
-        except Exception:
-            raise
-        except BaseException as error:
-            if _is_cancelled():
-                raise
-            raise ModelLoadError(
-                f"model {context.model!r}: the executor could not load: {describe(error)}"
-            ) from error
+        except BaseException as error:  # noqa: BLE001 - a plugin's SystemExit must not end the event loop
+            return error
         self._to_close = True
         return metadata
 
@@ -171,8 +182,9 @@ class LoopWorker:
         self._last = self._loop.create_task(self._end(), name=f"{self._name} abandoned")
 
     async def _end(self) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        calls = self._tasks if self._loading is None else {*self._tasks, self._loading}
+        if calls:
+            await asyncio.wait(calls)
         if not self._to_close:
             return
         self._to_close = False

@@ -34,6 +34,7 @@ from batcher.runtime.instances.children import ChildOutput, ChildWorker
 from batcher.runtime.instances.fitted_load import load_fitted, worker_of
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.instance_checks import instance_checks
+from batcher.runtime.instances.load_attempt import LoadAttempt
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.replacement import Replacement, StaysDownError
 from batcher.runtime.instances.warmup import (
@@ -255,6 +256,11 @@ class Instance:
     # Incarnations
 
     async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, WarmupTimes]:
+        attempt = LoadAttempt(self.plan.context.model, self.plan.load_timeout_ns)
+        async with attempt.bounded():
+            return await self._attempt(attempt)
+
+    async def _attempt(self, attempt: LoadAttempt) -> tuple[Worker, ModelMetadata, WarmupTimes]:
         process = self._process
         worker, loaded, plan = await load_fitted(self.plan, self._make_worker)
         self.plan = plan
@@ -264,14 +270,15 @@ class Instance:
             padding = self._padding = self._pad(metadata)
             self._layout = replace(layout_of(metadata), batch_sizes=plan.batch_sizes)
             arguments = worker, plan.context.model, metadata, self._layout, plan.warmup
-            began_ns, turn = process.clock(), self._turn
+            began_ns, turn = process.clock(), attempt.turn(self._turn)
             copies: Copies = {}
             profile: Profile = ()
             buckets: tuple[tuple[Shapes, Profile], ...] = ()
             if padding is None:
                 profile = await warm_up(*arguments, turn, copies)
             else:
-                async with process.measuring.setdefault(plan.context.device, asyncio.Lock()):
+                alone = process.measuring.setdefault(plan.context.device, asyncio.Lock())
+                async with attempt.uncounted(alone):
                     buckets = await warm_up_buckets(*arguments, padding, turn, copies)
             measured = WarmupTimes(profile, buckets, tuple(copies.items()), began_ns)
         except BaseException:
@@ -287,10 +294,10 @@ class Instance:
             worker.line = self._output.line
         return worker
 
-    def _turn(self) -> AbstractAsyncContextManager[bool]:
+    def _turn(self, rows: int) -> AbstractAsyncContextManager[bool]:
         """The context of one warm-up batch: it takes turns with what serves on the device."""
         turns = self._process.turns
-        return at_once() if turns is None else turns.turn(self.plan.context.device)
+        return at_once(rows) if turns is None else turns.turn(self.plan.context.device)
 
     def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: WarmupTimes) -> None:
         plan = self.plan

@@ -37,6 +37,8 @@ class InstancePlan:
     """Whether a row whose outputs contain NaN counts as failed."""
     load_retry_ns: int = 0
     """Nanoseconds for which a load that raises `BackendUnavailable` is repeated."""
+    load_timeout_ns: int | None = None
+    """Nanoseconds that one attempt to load it and to warm it up may take; None: no bound."""
     checks: HealthCheckPlan = HealthCheckPlan()
     isolation: Isolation = "thread"
     """Where the executor runs: `models[].isolation`."""

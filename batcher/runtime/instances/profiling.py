@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from batcher.clock import SECOND, Clock
 from batcher.core.events import Shapes
@@ -12,13 +13,17 @@ from batcher.errors import ModelLoadError, describe
 from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.worker import Worker
 from batcher.runtime.instances.fitted_load import worker_of
+from batcher.runtime.instances.load_attempt import LoadAttempt
 from batcher.runtime.instances.plan import InstancePlan
 from batcher.runtime.instances.sample import Sample, plain_shapes
-from batcher.runtime.instances.warmup import run_batch, warm_up, warm_up_buckets
-from batcher.runtime.interface.layout import layout_of
+from batcher.runtime.instances.warmup import at_once, run_batch, warm_up, warm_up_buckets
+from batcher.runtime.interface.layout import Layout, layout_of
 from batcher.runtime.interface.padding_rules import NOTHING_PADDED, PaddingRules
 from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.row_axis import with_row_axes
+
+Measured: TypeAlias = tuple[int | None, int, list[Slice]]
+"""A batch that is measured: its bucket, its rows, what is in it."""
 
 
 async def measure(
@@ -64,6 +69,33 @@ async def _measure(
     on_batch: Callable[[], None],
     rules: PaddingRules,
 ) -> dict[int | None, dict[int, list[int]]]:
+    attempt = LoadAttempt(plan.context.model, plan.load_timeout_ns)
+    async with attempt.bounded():
+        layout, batches = await _warm(worker, plan, sizes, rules, attempt)
+    model = plan.context.model
+    measured: dict[int | None, dict[int, list[int]]] = {}
+    for bucket, rows, _ in batches:
+        measured.setdefault(bucket, {})[rows] = []
+    for _ in range(repeats):
+        for bucket, rows, slices in batches:
+            began_ns = clock()
+            executed = await run_batch(worker, slices, layout)
+            measured[bucket][rows].append(clock() - began_ns)
+            executed.release()
+            if executed.result is None:
+                raise ModelLoadError(f"{model}: a batch of {rows} rows failed: {executed.failure}")
+            on_batch()
+    return measured
+
+
+async def _warm(
+    worker: Worker,
+    plan: InstancePlan,
+    sizes: Sequence[int],
+    rules: PaddingRules,
+    attempt: LoadAttempt,
+) -> tuple[Layout, list[Measured]]:
+    """Load and warm up; returns the layout of batches, and those to measure."""
     model = plan.context.model
     loaded = await worker.load(plan.context)
     most = loaded.max_batch_size
@@ -82,13 +114,14 @@ async def _measure(
     metadata = with_row_axes(loaded, plan.context, worker.capabilities)
     layout = replace(layout_of(metadata), batch_sizes=batch_sizes)
     warmup = replace(plan.warmup, batch_sizes=tuple(sizes))
+    turn = attempt.turn(at_once)
     padding = resolve_padding(model, rules, metadata)
     buckets: dict[int | None, Shapes]
     if padding is None:
-        await warm_up(worker, model, metadata, layout, warmup)
+        await warm_up(worker, model, metadata, layout, warmup, turn)
         buckets = {None: plain_shapes(metadata.inputs, warmup.length)}
     else:
-        await warm_up_buckets(worker, model, metadata, layout, warmup, padding)
+        await warm_up_buckets(worker, model, metadata, layout, warmup, padding, turn)
         buckets = {
             max(
                 shapes[each.input][each.axis - 1] for each in padding.axes if shapes[each.input]
@@ -96,20 +129,8 @@ async def _measure(
             for shapes in padding.warm_buckets(warmup.length, warmup.inputs)
         }
     sample = Sample(model, metadata.inputs, warmup.inputs)
-    batches = [
+    return layout, [
         (bucket, rows, [Slice(sample.request(rows, shapes), 0, rows)])
         for bucket, shapes in buckets.items()
         for rows in sizes
     ]
-    measured: dict[int | None, dict[int, list[int]]]
-    measured = {bucket: {rows: [] for rows in sizes} for bucket in buckets}
-    for _ in range(repeats):
-        for bucket, rows, slices in batches:
-            began_ns = clock()
-            executed = await run_batch(worker, slices, layout)
-            measured[bucket][rows].append(clock() - began_ns)
-            executed.release()
-            if executed.result is None:
-                raise ModelLoadError(f"{model}: a batch of {rows} rows failed: {executed.failure}")
-            on_batch()
-    return measured

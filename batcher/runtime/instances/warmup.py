@@ -41,12 +41,12 @@ class WarmupTimes:
     """When it began."""
 
 
-Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[bool]]
-"""Makes the context in which a warm-up batch runs, which has the device then. It gives whether others use
+Turn: TypeAlias = Callable[[int], AbstractAsyncContextManager[bool]]
+"""Makes the context in which a warm-up batch of so many rows runs, which has the device then. It gives whether others use
 that, too: then one timed batch of each size has to do."""
 
 
-def at_once() -> AbstractAsyncContextManager[bool]:
+def at_once(_rows: int) -> AbstractAsyncContextManager[bool]:
     """The context where no other uses the device."""
     return nullcontext(False)
 
@@ -142,7 +142,7 @@ async def _warm_up(
         took_ns: list[int] = []
         copied_ns: list[int] = []
         for repeat in range(1 + TIMED_BATCHES):
-            async with turn() as shared:
+            async with turn(rows) as shared:
                 executed = await run_batch(worker, slices, layout)
                 executed.release()
             if executed.result is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -10,6 +11,7 @@ from batcher.errors import BackendUnavailable, ModelLoadError, ModelUnavailable
 from batcher.lifecycle import LoadParameters
 from batcher.lifecycle.wanted import Source
 from batcher.runtime.models import model as models
+from batcher.testing import FakeExecutor
 
 NONE = LoadParameters()
 RELOADS = "batcher_model_reloads_total"
@@ -55,6 +57,30 @@ class TestBeside:
         assert world.metric("batcher_model_load_duration_seconds_count") == 2
         assert world.metric("batcher_model_warmup_duration_seconds_count") == 2
         assert world.metric("batcher_model_first_answer_duration_seconds_count") == 2
+
+    async def test_one_that_hangs_is_given_up_and_the_old_one_serves_on(
+        self, world, until, monkeypatch
+    ):
+        loop, ahead, let_go = asyncio.get_running_loop(), [0.0], threading.Event()
+        time = loop.time
+        monkeypatch.setattr(loop, "time", lambda: time() + ahead[0])
+        load, begun = FakeExecutor.load, threading.Event()
+
+        def hang(fake, context):
+            begun.set()
+            let_go.wait(60)
+            return load(fake, context)
+
+        monkeypatch.setattr(FakeExecutor, "load", hang)
+        reload = asyncio.create_task(world.manager.load("m", NONE))
+        await until(begun.is_set)
+        ahead[0] += 1801
+        with pytest.raises(ModelUnavailable, match=r"given up after 30m \(load_timeout\)"):
+            await reload
+        assert world.state()[0] == "ready"
+        assert (await world.infer()).sum() == 4
+        let_go.set()
+        await until(lambda: world.fakes[1].calls and world.close_calls() == [False, True])
 
     async def test_a_failed_one_keeps_the_old_one_and_says_why(self, world):
         world.options = {"load_error": ModelLoadError("m: broken weights")}
