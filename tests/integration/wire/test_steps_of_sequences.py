@@ -356,11 +356,15 @@ async def test_a_state_of_another_shape_fails_the_step(stub, fakes):
     fakes[0].answer_next(wrong)
     code, text = await refusal(stub, 1, 5.0)
     assert code is grpc.StatusCode.INTERNAL
-    assert "output 'h_out' has shape [1, 3] for one row" in text
+    assert "output 'h_out': its shape is [1, 3], and the model's is [1, 2]" in text
     assert await ask(stub, 1, 1.0) == 12.0
 
 
-async def test_an_answer_that_is_too_large_leaves_the_state_as_it_was(counter, dial, fakes):
+async def test_an_answer_that_is_too_large_leaves_the_state_as_it_was(
+    counter, dial, fakes, monkeypatch
+):
+    varying = (fp32("Y", 1), fp32("seen", -1), fp32("h_out", 2))
+    monkeypatch.setitem(globals(), "COUNTER", replace(COUNTER, outputs=varying))
     application = await counter(server={"max_message": "64KiB"})
     stub = await dial(application.grpc.addresses[0])
     await ask(stub, 1, 10.0, start=True)
