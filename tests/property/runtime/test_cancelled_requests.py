@@ -37,6 +37,7 @@ from batcher.executor import (
     TensorSpec,
 )
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
+from batcher.runtime.instances.replacement import RestartPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
@@ -179,6 +180,7 @@ class World:
             max_in_flight=self.max_in_flight,
             execute_timeout_ns=EXECUTE_TIMEOUT_NS,
             warmup=WarmupPlan((), 1),
+            restart=RestartPlan(0, 0, None),  # at once, however often: here time passes by hand
         )
 
     # Actions of callers

@@ -24,6 +24,7 @@ from batcher.core.settings import FixedWindow, ModelSettings
 from batcher.errors import RequestError, SequenceError
 from batcher.executor import BatchResult, Capabilities, LoadContext, ModelMetadata, TensorSpec
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
+from batcher.runtime.instances.replacement import RestartPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
@@ -190,6 +191,7 @@ class World:
             max_in_flight=1,
             execute_timeout_ns=EXECUTE_TIMEOUT_NS,
             warmup=WarmupPlan((), 1),
+            restart=RestartPlan(0, 0, None),  # at once, however often: here time passes by hand
         )
 
     # Actions
