@@ -18,7 +18,7 @@ OPENVINO := $(if $(wildcard plugins/openvino),--editable 'plugins/openvino[openv
 RUNTIMES := $(wildcard plugins/torch/tests plugins/openvino/tests tests/runtimes)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts drift conformance neighbors runtimes lowest bench clean
+.PHONY: help demo test check format lint types contracts drift conformance neighbors kills runtimes lowest bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,13 +44,16 @@ demo: $(VENV)/.runtime ## run the sidecar on a sentence-embedding model and send
 	$(BIN)/python examples/minilm/demo.py $(FILE)
 
 test: $(VENV)/.test ## run the tests
-	$(BIN)/python -m pytest -m "not conformance and not neighbors"
+	$(BIN)/python -m pytest -m "not conformance and not neighbors and not kills"
 
 conformance: $(VENV)/.test ## run other clients, libraries and proxies against this one (.ci/packages installs the proxies)
 	$(BIN)/python -m pytest -m conformance tests/conformance
 
 neighbors: $(VENV)/.test ## put this server in front of other model servers, each in an environment of its own
 	$(BIN)/python -m pytest -m neighbors tests/neighbors
+
+kills: $(VENV)/.test ## kill, stop and crash child processes under load, in rounds
+	$(BIN)/python -m pytest -m kills tests/integration/kills
 
 runtimes: .venv-runtimes/.ready ## run the suites that need PyTorch or OpenVINO, in an environment with both
 	.venv-runtimes/bin/python -m pytest -q -p no:cacheprovider $(RUNTIMES)
@@ -63,7 +66,7 @@ runtimes: .venv-runtimes/.ready ## run the suites that need PyTorch or OpenVINO,
 		--editable 'plugins/torch[torch,safetensors]' $(OPENVINO) --group test --group runtimes
 	@touch $@
 
-check: format lint types contracts drift test conformance neighbors runtimes lowest ## all that CI runs
+check: format lint types contracts drift test conformance neighbors kills runtimes lowest ## all that CI runs
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format --check .

@@ -113,4 +113,4 @@ def test_children_end_with_a_server_that_is_killed(tmp_path):
         assert kills.ends_with_the_server(server)
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.kills, pytest.mark.slow]
