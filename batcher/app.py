@@ -39,7 +39,15 @@ from batcher.server.frontend import GrpcFrontend
 from batcher.server.memory import Trimmer
 from batcher.server.services.flight_record import FlightRecordServicer
 from batcher.service import Batcher
-from batcher.telemetry import HealthPoints, LoopWatchdog, Telemetry, probe_loop_lag
+from batcher.telemetry import (
+    HealthPoints,
+    LoopWatchdog,
+    RecordingPart,
+    RepositoryPart,
+    Telemetry,
+    TransportPart,
+    probe_loop_lag,
+)
 from batcher.web import HttpServer, build_app, render
 
 log = logging.getLogger(__name__)
@@ -94,7 +102,9 @@ class Application:
         self.repository = self._model_repository()
         self.batcher = Batcher(self.models, self.runner, self.telemetry, monotonic_ns, self._health)
         self.telemetry.watch_health(self._health_points)
-        self.live_settings = LiveSettings(config, self.manager, self.telemetry.settings, path)
+        self.live_settings = LiveSettings(
+            config, self.manager, self.telemetry.process.settings, path
+        )
         self._follower: FileFollower | None = None
         if path is not None:
             interval_ns = config.server.config_poll_interval
@@ -106,7 +116,7 @@ class Application:
             self._exposition,
             self.live_settings.in_force,
         )
-        self.telemetry.watch_recording(self.recording.statistics)
+        self.telemetry.add(RecordingPart(self.recording.statistics))
         flight = FlightRecordServicer(self._write_on_request, config.server.status_codes)
         server = config.server
         self.buffers = Buffers(server.max_buffered or default_limit(server.max_message))
@@ -119,7 +129,7 @@ class Application:
             monotonic_ns,
             self.buffers,
         )
-        self.telemetry.watch_transport(self.grpc.statistics)
+        self.telemetry.add(TransportPart(self.grpc.statistics))
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []
         self._watchdog: LoopWatchdog | None = None
@@ -137,9 +147,9 @@ class Application:
         if record is not None:
             self.runner.record_with(record)
         await self.manager.start()
-        self._run("loop-lag", probe_loop_lag(self.telemetry.loop_lag))
+        self._run("loop-lag", probe_loop_lag(self.telemetry.process.loop_lag))
         self._run("review", Reviewer(self.models, self.runner.observe).run())
-        self._watchdog = LoopWatchdog(self.telemetry.loop_stalled)
+        self._watchdog = LoopWatchdog(self.telemetry.process.loop_stalled)
         self._watchdog.start()
         if self._follower is not None:
             self._run("settings", self._follower.run())
@@ -161,7 +171,7 @@ class Application:
 
         Raises `DrainTimeoutError`, with the number of unanswered requests, after `drain_timeout`.
         """
-        self.telemetry.draining = True
+        self.telemetry.process.draining = True
         self._health.drain()
         # Load balancers go on sending until they have seen that the server is not ready.
         await asyncio.sleep(delay_ns / SECOND)
@@ -288,7 +298,7 @@ class Application:
             return None
         source = RepositorySource(section, self.manager, self._names_in_file)
         self.manager.repository = source
-        self.telemetry.watch_repository(source.points)
+        self.telemetry.add(RepositoryPart(source.points))
         return source
 
     def _names_in_file(self) -> set[str]:

@@ -152,7 +152,7 @@ class Batcher:
             unread = UnreadReason.UNKNOWN_MODEL
             if not name:
                 unread = UnreadReason.INTERNAL if internal else UnreadReason.INVALID
-            self._telemetry.refused_unread(unread)
+            self._telemetry.requests.refused_unread(unread)
             return
         stamps = Stamps(arrival_ns)
         stamps.settled_ns = self._clock()
@@ -161,7 +161,7 @@ class Batcher:
 
     def refused_too_large(self, what: str) -> None:
         """Count a request that the transport refused unread; `what` is `message` or `metadata`."""
-        self._telemetry.refused_unread(UnreadReason(f"{what}_too_large"))
+        self._telemetry.requests.refused_unread(UnreadReason(f"{what}_too_large"))
 
     def takes_raw(self, name: str, version: str) -> bool:
         """Whether the executor of this model takes inputs as they are on the wire; False if it is unknown.

@@ -8,6 +8,7 @@ Only one text is rendered at a time, however many scrapers there are and however
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from copy import copy
 from time import perf_counter
@@ -18,6 +19,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from batcher.telemetry.export import HistogramFamily
+
+log = logging.getLogger(__name__)
 
 SLICE_SAMPLES: Final = 64
 """Samples rendered in one iteration of the event loop: about half a millisecond."""
@@ -117,9 +120,12 @@ async def _rendered(registry: Collector, encode: Encoder, content_type: str) -> 
 
 def _parts(registry: Collector, encode: Encoder) -> Iterator[bytes]:
     for metric in registry.collect():
-        for number, part in enumerate(_slices(metric)):
-            text = encode(_SingleFamily(part)).removesuffix(_END)
-            yield _without_header(text) if number else text
+        try:
+            for number, part in enumerate(_slices(metric)):
+                text = encode(_SingleFamily(part)).removesuffix(_END)
+                yield _without_header(text) if number else text
+        except Exception:
+            log.exception("internal error: the metric %s cannot be written", metric.name)
 
 
 def _slices(metric: Metric) -> Iterator[Metric]:

@@ -124,22 +124,22 @@ def test_outcomes_that_never_happened_have_no_durations(model, stamps, value):
 
 
 def test_the_name_of_an_unknown_model_never_becomes_a_label(registry, telemetry):
-    telemetry.refused_unread(UnreadReason.UNKNOWN_MODEL)
+    telemetry.requests.refused_unread(UnreadReason.UNKNOWN_MODEL)
     labels = {"model": "", "version": "", "outcome": "rejected", "reason": "unknown_model"}
     assert registry.get_sample_value("batcher_requests_total", labels) == 1
 
 
 def test_draining_and_loop_lag(registry, telemetry):
     assert registry.get_sample_value("batcher_draining") == 0
-    telemetry.draining = True
-    telemetry.loop_lag(0.25)
+    telemetry.process.draining = True
+    telemetry.process.loop_lag(0.25)
     assert registry.get_sample_value("batcher_draining") == 1
     assert registry.get_sample_value("batcher_event_loop_lag_seconds_sum") == 0.25
 
 
 def test_stalls_are_counted(registry, telemetry):
     assert registry.get_sample_value("batcher_event_loop_stalls_total") == 0
-    telemetry.loop_stalled(0.06)
+    telemetry.process.loop_stalled(0.06)
     assert registry.get_sample_value("batcher_event_loop_stalls_total") == 1
 
 

@@ -12,7 +12,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from batcher.core.commands import Outcome, Reason
 from batcher.core.observation import ModelObservation, Observation
-from batcher.telemetry import AdmissionReason, HealthPoints, RepositoryPoints, TransportPoints
+from batcher.journal import RecordingStatistics
+from batcher.telemetry import (
+    AdmissionReason,
+    HealthPoints,
+    RecordingPart,
+    RepositoryPart,
+    RepositoryPoints,
+    TransportPart,
+    TransportPoints,
+)
 from batcher.telemetry.families import FAMILIES, Stage
 
 HERE = Path(__file__).parent
@@ -40,8 +49,9 @@ def populated(registry, telemetry, model):
     telemetry.watch(lambda: Observation(0, (observed,), ()))
     some = {"some": 1}
     points = TransportPoints(connections=1, events=some, errors=some, streams=some, goaways=some)
-    telemetry.watch_transport(lambda: points)
-    telemetry.watch_repository(lambda: RepositoryPoints(models=1, scans=some))
+    telemetry.add(TransportPart(lambda: points))
+    telemetry.add(RepositoryPart(lambda: RepositoryPoints(models=1, scans=some)))
+    telemetry.add(RecordingPart(RecordingStatistics))
     instances, abandoned = [(("m", "1", "0", "up"), 1)], [(("m", "1"), 0)]
     states = [(("m", "1", "ready"), 1)]
     telemetry.watch_health(lambda: HealthPoints(True, states, instances, abandoned))
