@@ -48,6 +48,7 @@ from batcher.telemetry import (
     TransportPart,
     probe_loop_lag,
 )
+from batcher.telemetry.load import Identity, LoadReporter, LoadSources
 from batcher.web import HttpServer, build_app, render
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ class Application:
         flight = FlightRecordServicer(self._write_on_request, config.server.status_codes)
         server = config.server
         self.buffers = Buffers(server.max_buffered or default_limit(server.max_message))
+        self.load = self._load_reporter()
         self.grpc = GrpcFrontend(
             self.batcher,
             self.manager,
@@ -228,6 +230,16 @@ class Application:
     def health(self) -> HealthReport:
         """Whether the server is ready for traffic, and the state of each model."""
         return self._health.report()
+
+    def _load_reporter(self) -> LoadReporter:
+        sources = LoadSources(
+            observe=self.runner.observe,
+            models=self.telemetry,
+            draining=lambda: self.telemetry.process.draining,
+            health=self._health.report,
+            buffers=self.buffers,
+        )
+        return LoadReporter(Identity.of_process(), sources)
 
     def _health_points(self) -> HealthPoints:
         report = self._health.report()
