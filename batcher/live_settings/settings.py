@@ -190,7 +190,7 @@ class LiveSettings:
                 self._refuse(self._model_problems(changed, ""))
             except BatcherError as error:
                 if not validate_only:
-                    self._telemetry.count(source, ChangeResult.REJECTED)
+                    self._telemetry.count(source, ChangeResult.REJECTED, _public(error))
                     log.warning(
                         "settings: a change by an admin call is refused, nothing changed: %s",
                         _on_one_line(error),
@@ -222,7 +222,7 @@ class LiveSettings:
                 found = difference(in_force, config)
                 in_place = self._validated(config, in_force, found)
             except ConfigError as error:
-                self._telemetry.count(source, ChangeResult.REJECTED)
+                self._telemetry.count(source, ChangeResult.REJECTED, _public(error))
                 log.error(  # noqa: TRY400 - the message is for the author of the file
                     "settings: %s is not applied, the previous settings stay in force: %s",
                     self._path,
@@ -363,10 +363,10 @@ class LiveSettings:
         try:
             self._configure_all(in_place)
         except ChangeFailed as error:
-            self._telemetry.count(source, ChangeResult.FAILED)
+            self._telemetry.count(source, ChangeResult.FAILED, _public(error))
             log.error("settings: a change failed, the previous settings stay in force: %s", error)  # noqa: TRY400 - the reason is in the message
             raise
-        self._telemetry.count(source, ChangeResult.APPLIED)
+        self._telemetry.count(source, ChangeResult.APPLIED, _summary(changes))
         for change in changes:
             undoes = (change.model, change.version, change.path) in by_call
             log.info(
@@ -442,3 +442,20 @@ def _on_one_line(error: BatcherError) -> str:
     if isinstance(error, ConfigError):
         return "; ".join(error.problems)
     return str(error)
+
+
+def _summary(changes: Sequence[Change]) -> str:
+    """What changed, for the live view, which anyone may read: values of options stay out of it."""
+    return "; ".join(
+        f"{c.model}/{c.version} {dotted(c.path)}" if c.path[:1] == ("options",) else str(c)
+        for c in changes
+    )
+
+
+def _public(error: BatcherError) -> str:
+    """Why nothing changed, for the live view: options may hold credentials, so only their paths are in it."""
+    problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+    return "; ".join(
+        f"{problem.partition(':')[0]}: see the log" if "options" in problem else problem
+        for problem in problems
+    )

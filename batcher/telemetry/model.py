@@ -100,6 +100,7 @@ class ModelTelemetry:
         self.unfinished = dict.fromkeys(sorted(UNTOLD), 0)
         """Batches that ended without a result through no fault of the model, by cause."""
         self.target_missed = 0
+        self._longest_ns = 0
         self._busy: dict[str, BusyClock] = {}
         self._running: dict[int, BusyClock] = {}
         self._statistics = StatisticsCounters()
@@ -144,6 +145,7 @@ class ModelTelemetry:
             self.refused[blame.cause] += 1
         duration_ns = (stamps.replied_ns or stamps.settled_ns) - stamps.arrival_ns
         self.durations[outcome].observe(duration_ns)
+        self._longest_ns = max(self._longest_ns, stamps.settled_ns - stamps.arrival_ns)
         if stamps.enqueued_ns:
             self._observe_stages(stamps, outcome)
         self._statistics.failed(duration_ns)
@@ -182,6 +184,16 @@ class ModelTelemetry:
             int(moments[-1, 0]),
         )
         self.target_missed += int((replied_ns > moments[:, 7]).sum())
+        self._longest_ns = max(self._longest_ns, int((moments[:, 5] - moments[:, 0]).max()))
+
+    def take_longest_ns(self) -> int:
+        """The longest time to the outcome of a request that has ended since the last call; 0 without any.
+
+        The oldest unanswered request was as old as this in between.
+        """
+        self.fold()
+        longest_ns, self._longest_ns = self._longest_ns, 0
+        return longest_ns
 
     def _observe_stages(self, stamps: Stamps, outcome: Outcome) -> None:
         """Record the stages that a request went through after admission."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from enum import StrEnum
+from typing import TypeAlias
 
 
 class ChangeSource(StrEnum):
@@ -24,6 +25,9 @@ class ChangeResult(StrEnum):
     FAILED = "failed"
 
 
+ChangeWatcher: TypeAlias = Callable[[ChangeSource, ChangeResult, str], None]
+
+
 class SettingsTelemetry:
     """Counts changes by source and result. `epoch` gives Unix time in seconds."""
 
@@ -34,10 +38,20 @@ class SettingsTelemetry:
         self.generation = 1
         self.changed_at_s = epoch()
         self._epoch = epoch
+        self._watcher: ChangeWatcher | None = None
 
-    def count(self, source: ChangeSource, result: ChangeResult) -> None:
-        """One more change that was asked for; an applied one makes another generation."""
+    def watch(self, watcher: ChangeWatcher) -> None:
+        """Call `watcher` with each change that was asked for from now on, and what is said of it."""
+        self._watcher = watcher
+
+    def count(self, source: ChangeSource, result: ChangeResult, detail: str = "") -> None:
+        """One more change that was asked for; an applied one makes another generation.
+
+        `detail` says what was changed, or why nothing was.
+        """
         self.changes[source.value, result.value] += 1
         if result is ChangeResult.APPLIED:
             self.generation += 1
             self.changed_at_s = self._epoch()
+        if self._watcher is not None:
+            self._watcher(source, result, detail)

@@ -1,0 +1,122 @@
+"""`Sampler`: reads the counters of every model once a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from batcher.clock import SECOND, Clock
+from batcher.core.commands import Outcome
+from batcher.core.observation import ModelObservation, Observation
+from batcher.telemetry.export import Labels
+from batcher.telemetry.live.history import History, Point
+from batcher.telemetry.live.window import Counts, Window, Windows, counts
+from batcher.telemetry.model import ModelTelemetry
+
+
+class Counted(Protocol):
+    """The counts of every model, which `Telemetry` has."""
+
+    def __iter__(self) -> Iterator[ModelTelemetry]:
+        """The counts of each model."""
+        ...
+
+    def observed(self, observation: Observation) -> Iterable[tuple[Labels, ModelObservation]]:
+        """The labels of each model, and what is observed of all its generations."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSample:
+    """One model at the last sample."""
+
+    name: str
+    version: str
+    counts: Counts
+    """Its counters, since the start."""
+    window: Window | None
+    """The last seconds; None at the first sample of the model."""
+    queue: ModelObservation | None
+    """Its queue; None while the scheduler does not know it (it is loading, or failed to load)."""
+    peak_age_s: float
+    """The highest age that its oldest unanswered request had since the sample before."""
+    history: History
+
+    @property
+    def age_s(self) -> float:
+        """How old the oldest unanswered request is; 0 if there is none."""
+        if self.queue is None:
+            return 0.0
+        oldest_ns = max(self.queue.oldest_waiting_ns or 0, self.queue.oldest_executing_ns or 0)
+        return oldest_ns / SECOND
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is kept of a model from one sample to the next."""
+
+    counted: ModelTelemetry
+    windows: Windows = field(default_factory=Windows)
+    history: History = field(default_factory=History)
+
+
+class Sampler:
+    """The last sample of every model. `sample` is to be called once a second."""
+
+    def __init__(self, counted: Counted, observe: Callable[[], Observation], clock: Clock) -> None:
+        self._counted = counted
+        self._observe = observe
+        self._clock = clock
+        self._kept: dict[Labels, _Kept] = {}
+        self._at_ns = clock()
+        self.models: tuple[ModelSample, ...] = ()
+        """Every model that is or was to be served, in the order of the configuration."""
+
+    def sample(self) -> None:
+        """Read all counters. Models that are gone are dropped, with their history."""
+        now_ns = self._clock()
+        passed_s = (now_ns - self._at_ns) / SECOND
+        self._at_ns = now_ns
+        observed = dict(self._counted.observed(self._observe()))
+        before, self._kept = self._kept, {}
+        self.models = tuple(
+            self._sampled(model, before, observed, now_ns, passed_s) for model in self._counted
+        )
+
+    def of(self, name: str, version: str) -> ModelSample | None:
+        """The last sample of a model; None if there is none yet."""
+        return next((m for m in self.models if (m.name, m.version) == (name, version)), None)
+
+    def _sampled(
+        self,
+        model: ModelTelemetry,
+        before: dict[Labels, _Kept],
+        observed: dict[Labels, ModelObservation],
+        now_ns: int,
+        passed_s: float,
+    ) -> ModelSample:
+        kept = before.get(model.labels)
+        if kept is None or kept.counted is not model:
+            kept = _Kept(model)  # new, or one that went and came back: its counters began anew
+        self._kept[model.labels] = kept
+        queue = observed.get(model.labels)
+        unanswered = 0 if queue is None else queue.waiting_requests + queue.executing_requests
+        read = counts(model, unanswered, now_ns)
+        found = kept.windows.add(read)
+        longest_s = model.take_longest_ns() / SECOND
+        name, version = model.labels
+        sample = ModelSample(
+            name, version, read, found and found[1], queue, longest_s, kept.history
+        )
+        peak_s = max(longest_s, sample.age_s)
+        if found is not None:
+            kept.history.add(_point(found[0], peak_s), skipped=max(0, round(passed_s) - 1))
+        return ModelSample(name, version, read, sample.window, queue, peak_s, kept.history)
+
+
+def _point(last: Window, peak_s: float) -> Point:
+    unserved = sum(
+        [last.total(each) for each in (Outcome.REJECTED, Outcome.EXPIRED, Outcome.FAILED)]
+    )
+    return Point(peak_s, last.arrived * last.seconds, (unserved + last.late) * last.seconds)
