@@ -35,7 +35,14 @@ from batcher.runtime.pending import PendingRequest
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.runtime.sequences import Step
-from batcher.telemetry import AdmissionReason, ReplyReason, Telemetry, UnreadReason
+from batcher.telemetry import (
+    AdmissionReason,
+    EndedRequest,
+    ReplyReason,
+    Telemetry,
+    UnreadReason,
+)
+from batcher.telemetry.budget import Budget
 from batcher.telemetry.stamps import Stamps
 
 log = logging.getLogger(__name__)
@@ -158,6 +165,9 @@ class Batcher:
         stamps.settled_ns = self._clock()
         outcome = Outcome.FAILED if internal else Outcome.REJECTED
         model.telemetry.request_ended(outcome, reason, 0, stamps, None)
+        self._telemetry.ended.tell(
+            EndedRequest(model.name, model.version, outcome, reason, 0, stamps)
+        )
 
     def refused_too_large(self, what: str) -> None:
         """Count a request that the transport refused unread; `what` is `message` or `metadata`."""
@@ -256,10 +266,35 @@ class Batcher:
                 due_ns,
                 pending.blame,
             )
+            hooks = self._telemetry.ended
+            if hooks:
+                hooks.tell(_ended_request(pending, due_ns))
         except Exception:
             log.exception(
                 "%s: internal error: the end of a request is missing in the metrics", model.name
             )
+
+
+def _ended_request(pending: PendingRequest, due_ns: int | None) -> EndedRequest:
+    target, request = pending.target, pending.request
+    budget = None
+    if due_ns is not None:
+        budget = Budget(due_ns - request.arrival_ns, {})
+    assert pending.outcome is not None  # noqa: S101 - it has ended
+    return EndedRequest(
+        target.name,
+        target.version,
+        pending.outcome,
+        pending.reason,
+        pending.summary.rows,
+        pending.stamps,
+        due_ns,
+        request.id,
+        pending.batches,
+        blame=pending.blame,
+        budget=budget,
+        metadata=request.metadata,
+    )
 
 
 async def _unchanged(reply: InferenceReply) -> InferenceReply:

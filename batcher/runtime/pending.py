@@ -55,6 +55,7 @@ class PendingRequest:
     """
 
     __slots__ = (
+        "batches",
         "blame",
         "failure",
         "id",
@@ -96,6 +97,8 @@ class PendingRequest:
         self.padding: Padding | None = None
         self.replies: BatchReplies | None = None
         self.failure: str | None = None
+        self.batches: tuple[int, ...] = ()
+        """The batches that it was dispatched in, in order."""
         self.outcome: Outcome | None = None
         self.blame: Blame | None = None
         self.reason: Reason | ReplyReason = Reason.NONE

@@ -12,6 +12,7 @@ functions that `Telemetry` is given.
 """
 
 from batcher.telemetry.collector import Telemetry
+from batcher.telemetry.ended import EndedRequest, EndHooks
 from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
 from batcher.telemetry.model import ModelTelemetry
@@ -36,6 +37,8 @@ __all__ = [
     "ChangeResult",
     "ChangeSource",
     "Duration",
+    "EndHooks",
+    "EndedRequest",
     "HealthPoints",
     "LoopWatchdog",
     "ModelStatisticsSnapshot",

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from batcher.clock import Clock, monotonic_ns
 from batcher.core.observation import Observation
 from batcher.telemetry.counted import CountedModels
+from batcher.telemetry.ended import EndHooks
 from batcher.telemetry.export import empty
 from batcher.telemetry.families import FAMILIES
 from batcher.telemetry.parts import (
@@ -40,6 +41,8 @@ class Telemetry(CountedModels, Collector):
 
     def __init__(self, registry: CollectorRegistry, *, clock: Clock = monotonic_ns) -> None:
         super().__init__(clock)
+        self.ended = EndHooks()
+        """Who is told of each request that has ended: `ended.add(hook)`."""
         self.process = ProcessPart(self._health_now)
         self.requests = RequestsPart(self)
         self._observe: Callable[[], Observation] = lambda: _NOTHING

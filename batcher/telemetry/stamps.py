@@ -23,3 +23,26 @@ class Stamps:
     replied_ns: int = 0
     batch_rows: int = 0
     """Rows of the batch the request ran in."""
+
+    def stages_ns(self) -> tuple[int, ...]:
+        """The time in each stage, 0 where it was not reached; their sum is the request's duration.
+
+        The last stage that a request reached before its outcome was known lasts until then.
+        """
+        settled_ns = self.settled_ns
+        spent = [0, 0, 0, 0, 0, (self.replied_ns or settled_ns) - settled_ns]
+        before_ns = self.arrival_ns
+        place = 0
+        for moment_ns in (
+            self.enqueued_ns,
+            self.dispatched_ns,
+            self.execute_start_ns,
+            self.execute_end_ns,
+        ):
+            if not moment_ns:
+                break
+            spent[place] = moment_ns - before_ns
+            before_ns = moment_ns
+            place += 1
+        spent[place] = settled_ns - before_ns
+        return tuple(spent)

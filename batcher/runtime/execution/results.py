@@ -60,6 +60,7 @@ def prepare_batch(
         # The first dispatch counts, for requests that are split or retried.
         if not pending.stamps.dispatched_ns:
             pending.stamps.dispatched_ns = now_ns
+        pending.batches += (command.batch_id,)
         pending.padding = padding
         pending.failure = None
         request, row = pending.request, None
