@@ -35,6 +35,10 @@ _ANSWERED = (Outcome.OK, Reason.NONE)
 FOLD = 512
 """Answers that are kept before they are counted together, which costs a tenth of counting each."""
 
+DEVICES = 16
+"""Devices of one model that are exported; the first goes when it is loaded again for one more. Nothing depends
+on the number, but that there is one."""
+
 
 class ModelTelemetry:
     """Records the events of one model, all its generations; the collector reads the attributes.
@@ -322,5 +326,7 @@ class ModelTelemetry:
     def _busy_clock(self, device: str) -> BusyClock:
         busy = self._busy.get(device)
         if busy is None:
+            if len(self._busy) >= DEVICES:
+                del self._busy[next(iter(self._busy))]
             busy = self._busy[device] = BusyClock()
         return busy

@@ -2,8 +2,11 @@
 
 Names are Prometheus names in base units; a counter's name is written here without the `_total`
 that both text formats add. No label ever holds anything of a single request. Each module holds the
-families of one subject, and docs/metrics.md has the table of all of them.
+families of one area, and docs/metrics.md has the tables of all of them: the first line of a module's
+docstring is the heading (`tools/generate_metrics_page.py`).
 """
+
+from __future__ import annotations
 
 from batcher.telemetry.families import (
     batches,
@@ -16,18 +19,34 @@ from batcher.telemetry.families import (
     sequences,
     transport,
 )
-from batcher.telemetry.families.family import FILL, LATENCY, LOAD, ROWS, Family, Stage
+from batcher.telemetry.families.family import (
+    BUCKETS,
+    FILL,
+    LATENCY,
+    LOAD,
+    ROWS,
+    Area,
+    Family,
+    Stage,
+    Values,
+    one_of,
+)
 
 __all__ = [
+    "AREAS",
+    "BUCKETS",
     "FAMILIES",
     "FILL",
     "LATENCY",
     "LOAD",
     "ROWS",
+    "Area",
     "Family",
     "Stage",
+    "Values",
     "batches",
     "models",
+    "one_of",
     "process",
     "queue",
     "recording",
@@ -37,15 +56,18 @@ __all__ = [
     "transport",
 ]
 
-FAMILIES: tuple[Family, ...] = (
-    *process.FAMILIES,
-    *queue.FAMILIES,
-    *requests.FAMILIES,
-    *batches.FAMILIES,
-    *models.FAMILIES,
-    *sequences.FAMILIES,
-    *recording.FAMILIES,
-    *transport.FAMILIES,
-    *repository.FAMILIES,
+AREAS: tuple[Area, ...] = (
+    process,
+    queue,
+    requests,
+    batches,
+    models,
+    sequences,
+    recording,
+    transport,
+    repository,
 )
-"""All of them, in the order in which they are exported and documented."""
+"""The modules with families, in the order in which they are exported and documented."""
+
+FAMILIES: tuple[Family, ...] = tuple(family for area in AREAS for family in area.FAMILIES)
+"""All of them, in that order."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import FILL, MODEL, ROWS, Family
+from batcher.core.events import UNTOLD
+from batcher.telemetry.families.family import FILL, MODEL, ROWS, Family, one_of
 
 BATCH_ROWS = Family(
     "batcher_batch_rows", "histogram", "rows", MODEL, "Rows of an executed batch.", ROWS
@@ -31,6 +32,7 @@ BATCH_ELEMENTS = Family(
     "Elements of the padded inputs of executed batches, and of all inputs with rows where batches have "
     "certain sizes, by kind: sent by callers (request), or added to fill a bucket or the next batch "
     "size (padding); absent for a model without either.",
+    values={"kind": one_of("request", "padding")},
 )
 EXECUTOR_BUSY = Family(
     "batcher_executor_busy_seconds",
@@ -48,6 +50,7 @@ UNFINISHED_BATCHES = Family(
     "Batches that ended without a result through no fault of the model, by cause: the executor's backend had "
     "no room (overloaded) or was not there (unavailable), the device had no memory for a batch of this size "
     "(memory), or no request waited for them (abandoned).",
+    values={"cause": one_of(*sorted(UNTOLD))},
 )
 POLICY_FAILURES = Family(
     "batcher_policy_failures",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import LATENCY, LOAD, MODEL, Family
+from batcher.telemetry.families.family import LATENCY, LOAD, MODEL, Family, one_of
+from batcher.telemetry.reasons import LossReason, ReloadResult
 
 MODEL_LOAD_DURATION = Family(
     "batcher_model_load_duration_seconds",
@@ -43,6 +44,7 @@ MODEL_RELOADS = Family(
     (*MODEL, "result"),
     "Loads of the model while it was served, by result: succeeded (a new generation serves), failed (what "
     "served before serves on), cancelled (an unload, a newer load or the shutdown ended it).",
+    values={"result": one_of(*ReloadResult)},
 )
 MODEL_GENERATION = Family(
     "batcher_model_generation",
@@ -60,6 +62,7 @@ INSTANCE_STATE = Family(
     "1 for the state that the instance with this number is in, 0 for the others: loading, up, unhealthy (it "
     "runs batches, but is not well), restarting (it was lost, and a replacement is loaded, or will be after a "
     "pause), failed (it was lost, and stays down), stopped.",
+    values={"state": one_of("loading", "up", "unhealthy", "restarting", "failed", "stopped")},
 )
 INSTANCE_LOSSES = Family(
     "batcher_instance_losses",
@@ -70,6 +73,7 @@ INSTANCE_LOSSES = Family(
     "killed (a signal ended the child process), exited (the child process ended by itself), broken (the child "
     "process closed its connection, or sent what cannot be), hung (a batch or a health check did not end in "
     "time), unhealthy (it was so for health.restart_after checks in a row).",
+    values={"reason": one_of(*LossReason)},
 )
 ABANDONED_THREADS = Family(
     "batcher_abandoned_threads",

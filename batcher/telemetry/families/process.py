@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import LATENCY, MODEL, Family
+from batcher.telemetry.families.family import LATENCY, MODEL, Family, Values, one_of
+from batcher.telemetry.settings import ChangeResult, ChangeSource
 
 BUILD_INFO = Family(
     "batcher_build_info",
@@ -10,6 +11,10 @@ BUILD_INFO = Family(
     "",
     ("version", "python"),
     "Always 1; the labels say what is running.",
+    values={
+        "version": Values("the version of batcher", bound="the build"),
+        "python": Values("the version of Python", bound="the build"),
+    },
 )
 DRAINING = Family(
     "batcher_draining",
@@ -32,6 +37,7 @@ MODEL_STATE = Family(
     (*MODEL, "state"),
     "1 for the state that the model is in, 0 for the others: loading, ready, unready (no instance of "
     "it is healthy), failed, unloaded.",
+    values={"state": one_of("loading", "ready", "unready", "failed", "unloaded")},
 )
 EVENT_LOOP_LAG = Family(
     "batcher_event_loop_lag_seconds",
@@ -58,6 +64,7 @@ SETTINGS_CHANGES = Family(
     "Attempts to change settings, by source (file: the configuration file changed; signal: SIGHUP; "
     "rpc: an admin call) and result (applied; unchanged; rejected: invalid, or needs a restart; "
     "failed: valid, but could not be applied).",
+    values={"source": one_of(*ChangeSource), "result": one_of(*ChangeResult)},
 )
 SETTINGS_GENERATION = Family(
     "batcher_settings_generation",

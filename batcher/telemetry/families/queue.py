@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import MODEL, Family
+from batcher.telemetry.families.family import MODEL, Family, one_of
 
 OLDEST_REQUEST_AGE = Family(
     "batcher_oldest_request_age_seconds",
@@ -11,6 +11,7 @@ OLDEST_REQUEST_AGE = Family(
     (*MODEL, "state"),
     "Age of the oldest unanswered request in each state (waiting, executing) at the moment of the "
     "scrape; 0 when there is none.",
+    values={"state": one_of("waiting", "executing")},
 )
 OLDEST_REQUEST_TARGET_RATIO = Family(
     "batcher_oldest_request_target_ratio",
@@ -94,6 +95,7 @@ INSTANCES = Family(
     "instances",
     (*MODEL, "state"),
     "Loaded executor instances by state: up (takes batches) or draining (finishes its last batch).",
+    values={"state": one_of("up", "draining")},
 )
 BATCHES_IN_FLIGHT = Family(
     "batcher_batches_in_flight",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import Family
+from batcher.journal import IncidentReason
+from batcher.telemetry.families.family import Family, one_of
 
 JOURNAL_BYTES = Family(
     "batcher_journal_written_bytes",
@@ -33,6 +34,7 @@ INCIDENTS = Family(
     ("reason",),
     "Flight records written, by what caused them: target_missed, executor_failure, signal, request, "
     "internal or crash.",
+    values={"reason": one_of(*IncidentReason)},
 )
 
 FAMILIES = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import Family
+from batcher.telemetry.families.family import Family, one_of
 
 REPOSITORY_READABLE = Family(
     "batcher_model_repository_readable",
@@ -33,6 +33,7 @@ REPOSITORY_SCANS = Family(
     "scans",
     ("result",),
     "Scans of the directory, by result: ok, or failed (it could not be read, or did not answer).",
+    values={"result": one_of("ok", "failed")},
 )
 
 FAMILIES = (

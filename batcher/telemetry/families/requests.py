@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import LATENCY, MODEL, Family
+from batcher.core.commands import Outcome, RefusalCause
+from batcher.telemetry.families.family import LATENCY, MODEL, Family, Stage, Values, one_of
+from batcher.telemetry.reasons import ENDS, UnreadReason
 
 REQUESTS = Family(
     "batcher_requests",
@@ -11,6 +13,12 @@ REQUESTS = Family(
     (*MODEL, "outcome", "reason"),
     "Requests that ended, by outcome (ok, rejected, expired, cancelled, failed) and reason. Requests "
     "that were refused before their model was known have empty model and version.",
+    values={
+        "outcome": one_of(*Outcome),
+        "reason": one_of(*dict.fromkeys((*(reason for _, reason in ENDS), *UnreadReason))),
+        "model": Values("as everywhere; empty where the model is not known", bound="models"),
+        "version": Values("as everywhere; empty where the model is not known", bound="models"),
+    },
 )
 PREDICTED_REFUSALS = Family(
     "batcher_predicted_refusals",
@@ -21,6 +29,7 @@ PREDICTED_REFUSALS = Family(
     "is blamed on: queue_ahead (what waits and runs before it), margin (without the margin for slow "
     "batches it would be in time), service_time (one batch alone takes longer than the target or limit), "
     "deadline (one batch alone takes longer than the caller's deadline).",
+    values={"cause": one_of(*RefusalCause)},
 )
 REQUEST_DURATION = Family(
     "batcher_request_duration_seconds",
@@ -29,6 +38,7 @@ REQUEST_DURATION = Family(
     (*MODEL, "outcome"),
     "Time from the arrival of a request to the end of its reply.",
     LATENCY,
+    values={"outcome": one_of(*Outcome)},
 )
 STAGE_DURATION = Family(
     "batcher_stage_duration_seconds",
@@ -38,6 +48,7 @@ STAGE_DURATION = Family(
     "Time that a request spent in each stage: admission, queue, gather, execute, scatter, reply. A "
     "request that expires or is cancelled in the queue counts there with the time it waited.",
     LATENCY,
+    values={"stage": one_of(*Stage)},
 )
 LATENCY_TARGET_MISSED = Family(
     "batcher_latency_target_missed",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import MODEL, Family
+from batcher.telemetry.families.family import MODEL, Family, one_of
+from batcher.telemetry.sequences import SequenceEnd
 
 SEQUENCES_OPEN = Family(
     "batcher_sequences_open",
@@ -33,6 +34,7 @@ SEQUENCES_ENDED = Family(
     "Sequences that are open no more, by how they ended: ended (the last step was answered), replaced "
     "(started again), expired (idle for too long) or lost (their first step was not answered, or their state "
     "is gone).",
+    values={"end": one_of(*SequenceEnd)},
 )
 SEQUENCE_STEPS_HELD = Family(
     "batcher_sequence_steps_held",

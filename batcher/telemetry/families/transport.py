@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from batcher.telemetry.families.family import Family
+from batcher.http2.counters import END_REASONS, EndReason
+from batcher.telemetry.families.family import Family, one_of
 
 CONNECTIONS = Family(
     "batcher_connections",
@@ -18,6 +19,7 @@ CONNECTION_EVENTS = Family(
     ("event",),
     "Connections that were accepted, refused at server.max_connections, or evicted (closed to make "
     "room for a new one, being idle or silent) (transport builtin).",
+    values={"event": one_of("accepted", "refused", "evicted")},
 )
 CONNECTION_ERRORS = Family(
     "batcher_connection_errors",
@@ -26,6 +28,9 @@ CONNECTION_ERRORS = Family(
     ("reason",),
     "Connections that the server closed because of an error: a name of an HTTP/2 error code, or "
     "handshake, no_preface, headers_timeout, write_timeout, internal (transport builtin).",
+    values={
+        "reason": one_of(*(reason for reason in END_REASONS if reason is not EndReason.TOO_MANY))
+    },
 )
 STREAM_EVENTS = Family(
     "batcher_stream_events",
@@ -35,6 +40,11 @@ STREAM_EVENTS = Family(
     "Calls that ended without an answer: reset_by_client, reset_by_server, malformed, refused (beyond "
     "server.max_concurrent_streams, or while draining), stalled, answer_lost (while it was written) (transport "
     "builtin).",
+    values={
+        "event": one_of(
+            "reset_by_client", "reset_by_server", "malformed", "refused", "stalled", "answer_lost"
+        )
+    },
 )
 GOAWAYS = Family(
     "batcher_goaways",
@@ -42,6 +52,7 @@ GOAWAYS = Family(
     "frames",
     ("direction",),
     "GOAWAY frames by direction: sent or received (transport builtin).",
+    values={"direction": one_of("sent", "received")},
 )
 BUFFERED = Family(
     "batcher_buffered_bytes",

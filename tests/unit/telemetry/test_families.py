@@ -110,23 +110,6 @@ def test_names_are_prometheus_names_in_base_units(family):
         assert family.name.endswith(f"_{family.unit}")
 
 
-def test_the_document_has_the_table_of_the_definitions():
-    rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `batcher_")]
-    assert rows == [
-        f"| `{family.exported_name}` | {family.kind} | {family.unit or '-'} | "
-        f"{', '.join(f'`{label}`' for label in family.labels) or '-'} | {family.help} |"
-        for family in FAMILIES
-    ]
-
-
-def test_the_document_names_every_bucket():
-    text = DOCUMENT.read_text()
-    for family in FAMILIES:
-        if family.buckets is not None:
-            limits = ", ".join(f"{limit:g}" for limit in family.buckets.limits())
-            assert f"| {limits} |" in text, family.name
-
-
 @pytest.mark.parametrize("word", [*Outcome, *filter(None, Reason), *AdmissionReason, *Stage])
 def test_the_document_explains_every_label_value(word):
     assert f"`{word}`" in DOCUMENT.read_text()
