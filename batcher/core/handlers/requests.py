@@ -9,6 +9,7 @@ from batcher.core.commands import Outcome, Reason
 from batcher.core.contents import Contents
 from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
 from batcher.core.history import InvalidTransition
+from batcher.core.model import Model
 from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest, queued
 from batcher.core.requests.admission import admit
@@ -47,9 +48,7 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
         model.bisections.batch_cap.arrived(event.rows, contents.now_ns)
     request = admit(event, model, contents.fleet, contents.now_ns)
     if type(request) is not LiveRequest:
-        if _more_capacity_helps(event, request):
-            model.offered.count(model.bucket_of(event.shapes), event.rows, contents.now_ns)
-        contents.ledger.turn_away(event.id, request)
+        _turn_away(contents, model, event, request)
         return
     model.offered.count(request.bucket, event.rows, contents.now_ns)
     while (reason := broken_bound(request, model)) is not None:
@@ -77,11 +76,13 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
         contents.ask_at_prefetch(model)
 
 
-def _more_capacity_helps(event: RequestArrived, refusal: Refusal) -> bool:
-    """Whether a request that is refused on arrival would be served where there is more capacity."""
-    if refusal.reason is Reason.CALLER_DEADLINE:
-        return event.deadline_ns is None or event.deadline_ns > event.arrival_ns
-    return refusal.reason not in NO_QUESTION_OF_LOAD
+def _turn_away(contents: Contents, model: Model, event: RequestArrived, refusal: Refusal) -> None:
+    """Refuse a request on arrival; it counts as offered where more capacity would have served it."""
+    deadline_ns = event.deadline_ns
+    expired = deadline_ns is not None and deadline_ns <= event.arrival_ns
+    if refusal.reason not in NO_QUESTION_OF_LOAD and not expired:
+        model.offered.count(model.bucket_of(event.shapes), event.rows, contents.now_ns)
+    contents.ledger.turn_away(event.id, refusal)
 
 
 def release_steps(contents: Contents) -> None:
