@@ -146,11 +146,17 @@ class Batcher:
             del reply, pending
 
     def refused(
-        self, name: str, version: str, arrival_ns: int, reason: AdmissionReason | ReplyReason
+        self,
+        name: str,
+        version: str,
+        arrival_ns: int,
+        reason: AdmissionReason | ReplyReason,
+        tenant: str = "",
     ) -> None:
         """Count a request that ended at admission or before it was read.
 
-        It counts as rejected, with a `ReplyReason` (an internal error) as failed.
+        It counts as rejected, with a `ReplyReason` (an internal error) as failed. `tenant` is what its
+        caller said.
         """
         internal = isinstance(reason, ReplyReason)
         try:
@@ -164,7 +170,7 @@ class Batcher:
         stamps = Stamps(arrival_ns)
         stamps.settled_ns = self._clock()
         outcome = Outcome.FAILED if internal else Outcome.REJECTED
-        model.telemetry.request_ended(outcome, reason, 0, stamps, None)
+        model.telemetry.request_ended(outcome, reason, 0, stamps, None, None, tenant)
         self._telemetry.ended.tell(
             EndedRequest(model.name, model.version, outcome, reason, 0, stamps)
         )
@@ -195,7 +201,9 @@ class Batcher:
         """
         name, version = request.model, request.version
         if self.draining:
-            self.refused(name, version, request.arrival_ns, AdmissionReason.DRAINING)
+            self.refused(
+                name, version, request.arrival_ns, AdmissionReason.DRAINING, request.tenant
+            )
             raise Draining(f"{name}: the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
         reason: AdmissionReason | ReplyReason = AdmissionReason.UNAVAILABLE
         try:
@@ -216,7 +224,7 @@ class Batcher:
                 reason = ReplyReason.INTERNAL
             elif isinstance(error, ModelUnavailable) and not version:
                 error.triton = triton.no_versions(name)
-            self.refused(name, version, request.arrival_ns, reason)
+            self.refused(name, version, request.arrival_ns, reason, request.tenant)
             raise
 
     def _admit_step(
@@ -265,6 +273,7 @@ class Batcher:
                 stamps,
                 due_ns,
                 pending.blame,
+                pending.request.tenant,
             )
             hooks = self._telemetry.ended
             if hooks:

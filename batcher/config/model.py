@@ -76,10 +76,23 @@ class QueueConfig(Section):
     no level starves."""
     tenants: dict[Name, Weight] = Field(default_factory=dict)
     """Weights of tenants. While others wait, a tenant gets the device in proportion to its weight.
-    `default` stands for all tenants that are not named; with {} all requests are of one tenant."""
+    `default` stands for all tenants that are not named; with {} all requests are of one tenant. No tenant
+    can be named `other`, which is what metrics call those that are not named."""
 
     @model_validator(mode="after")
     def _levels_go_together(self) -> Self:
+        if "other" in self.tenants:
+            CrossCheckError.raise_any(
+                [
+                    (
+                        ("tenants", "other"),
+                        refusal(
+                            "other",
+                            "another name: metrics call so all tenants that are not named; `default` is their weight",
+                        ),
+                    )
+                ]
+            )
         if self.default_priority is not None and self.default_priority > self.priority_levels:
             allowed = f"1 to priority_levels, which is {self.priority_levels}"
             CrossCheckError.raise_any(

@@ -38,9 +38,7 @@ class SavedRequest:
     """Whether an instance went down with a batch of it."""
 
 
-CAPTURED: Final = (
-    *("device_use", "policy", "shares", "bisections", "handling", "late", "memory", "offered"),
-)
+CAPTURED: Final = ("device_use", "policy", "shares", "bisections", "handling", "late", "memory")
 """What a model has learned beside its `times`, each as its owner captured it."""
 
 
@@ -68,7 +66,6 @@ class SavedModel:
     dispatch_count: int = 0
     late: tuple[object, ...] = ()
     memory: tuple[object, ...] = ()
-    offered: tuple[object, ...] = ()
 
 
 @record

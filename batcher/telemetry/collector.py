@@ -23,7 +23,6 @@ from batcher.telemetry.parts import (
     ProcessPart,
     QueuesPart,
     RequestsPart,
-    ScalePart,
     SequencesPart,
 )
 
@@ -54,7 +53,6 @@ class Telemetry(CountedModels, Collector):
         for part in (
             self.process,
             QueuesPart(self),
-            ScalePart(self),
             self.requests,
             BatchesPart(self, clock),
             ModelsPart(self, self._health_now),

@@ -59,16 +59,17 @@ class CountedModels:
         """Export nothing of a model any more; should it come back, its counts begin at 0."""
         self._models.pop((name, version), None)
 
-    def labels(self, key: str) -> Labels:
-        """The labels of a generation that the scheduler knows; it may know one that never recorded."""
+    def labels(self, key: str) -> Labels | None:
+        """The labels of a generation; None once it is forgotten, though the scheduler may have it yet."""
         model = self._keys.get(key)
-        return model.labels if model is not None else (key, "")
+        return None if model is None else model.labels
 
     def observed(self, observation: Observation) -> list[tuple[Labels, ModelObservation]]:
         """The labels of each model, and what is observed of all its generations."""
         generations: dict[Labels, list[ModelObservation]] = {}
         for model in observation.models:
-            generations.setdefault(self.labels(model.model), []).append(model)
+            if (labels := self.labels(model.model)) is not None:
+                generations.setdefault(labels, []).append(model)
         serving: dict[Labels, str] = {
             model.labels: model.serving for model in self._models.values()
         }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from batcher.telemetry.reasons import (
 from batcher.telemetry.sequences import SequenceCounts
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.statistics import ModelStatisticsSnapshot, StatisticsCounters
+from batcher.telemetry.tenants import TenantCounts
 
 # Reading a member from its enum costs as much as recording a value.
 _OK = Outcome.OK
@@ -59,6 +61,7 @@ class ModelTelemetry:
         self._requests: dict[End, int] = dict.fromkeys(ENDS, 0)
         self.refused = dict.fromkeys(RefusalCause, 0)
         """Requests that a prediction refused, by what that is blamed on."""
+        self.tenants = TenantCounts()
         self.durations = {outcome: Histogram(LATENCY) for outcome in Outcome}
         self.stages = {stage: Histogram(LATENCY) for stage in Stage}
         self._admission = self.stages[Stage.ADMISSION]
@@ -75,7 +78,7 @@ class ModelTelemetry:
             self._scatter,
             self._reply,
         )
-        self._answered: list[tuple[int, Stamps, int]] = []
+        self._answered: list[tuple[int, Stamps, int, str]] = []
         self.batch_rows = Histogram(ROWS)
         self.batch_requests = Histogram(ROWS)
         self.batch_fill = Histogram(FILL)
@@ -117,6 +120,11 @@ class ModelTelemetry:
             self.sequences = SequenceCounts()
         return self.sequences
 
+    def tells_tenants_apart(self, names: Iterable[str]) -> None:
+        """Count the requests of these tenants apart from now on, and those of all others together."""
+        self.fold()
+        self.tenants.names(names)
+
     @property
     def requests(self) -> Mapping[End, int]:
         """Requests that have ended, by how."""
@@ -131,15 +139,16 @@ class ModelTelemetry:
         stamps: Stamps,
         due_ns: int | None,
         blame: Blame | None = None,
+        tenant: str = "",
     ) -> None:
         """Record a request, once, when its reply has ended.
 
         `settled_ns` is set, and `replied_ns` if the caller was still there. For `Outcome.OK` every
         stamp is set. `due_ns` is arrival plus the latency target, None for a model without one.
-        `blame` is given where a prediction refused the request.
+        `blame` is given where a prediction refused the request. `tenant` is what its caller said.
         """
         if outcome is _OK:
-            self._answered.append((rows, stamps, NEVER_NS if due_ns is None else due_ns))
+            self._answered.append((rows, stamps, NEVER_NS if due_ns is None else due_ns, tenant))
             if len(self._answered) >= FOLD:
                 self.fold()
             return
@@ -147,6 +156,8 @@ class ModelTelemetry:
         self._requests[key] = self._requests.get(key, 0) + 1
         if blame is not None:
             self.refused[blame.cause] += 1
+        if self.tenants:
+            self.tenants.count(tenant, outcome)
         duration_ns = (stamps.replied_ns or stamps.settled_ns) - stamps.arrival_ns
         self.durations[outcome].observe(duration_ns)
         self._longest_ns = max(self._longest_ns, stamps.settled_ns - stamps.arrival_ns)
@@ -171,18 +182,21 @@ class ModelTelemetry:
                     s.replied_ns,
                     due_ns,
                 )
-                for _, s, due_ns in answered
+                for _, s, due_ns, _ in answered
             ],
             np.int64,
         )
         replied_ns = moments[:, 6]
         spent_ns = np.diff(moments[:, :7])
         self._requests[_ANSWERED] += len(answered)
+        if self.tenants:
+            for tenant, count in Counter([tenant for *_, tenant in answered]).items():
+                self.tenants.count(tenant, _OK, count)
         self.durations[_OK].observe_all(replied_ns - moments[:, 0])
         for stage, column in zip(self._walk, spent_ns.T, strict=True):
             stage.observe_all(column)
         self._statistics.answered(
-            sum([rows for rows, _, _ in answered]),
+            sum([rows for rows, _, _, _ in answered]),
             len(answered),
             spent_ns.sum(axis=0).tolist(),
             int(moments[-1, 0]),

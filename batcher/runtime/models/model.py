@@ -258,6 +258,7 @@ class ServedModel:
             self.padding = before
             raise
         self.settings, self.rules = settings, rules
+        self._tell_tenants_apart()
         if loaded is not None:
             self._loaded = loaded[0], self._signature(loaded[0])
             self._tell_buckets(loaded[0])
@@ -362,7 +363,11 @@ class ServedModel:
         if not self._known:
             self.enter(ModelState.LOADING, "loading")
             self._known = True
+            self._tell_tenants_apart()
             self._process.runner.feed(self._configured(self.settings))
+
+    def _tell_tenants_apart(self) -> None:
+        self.telemetry.tells_tenants_apart(name for name, _ in self.settings.queue.tenants)
 
     async def _fail(self, why: str) -> None:
         self.enter(ModelState.FAILED, why)

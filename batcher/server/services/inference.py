@@ -231,10 +231,10 @@ class InferenceServicer:
                 read = partial(_read, wire, arrival_ns, deadline_ns, own, metadata, raw=raw)
                 request = await self._off_loop(read)
         except RequestError:
-            self._batcher.refused(wire.model, wire.version, arrival_ns, AdmissionReason.INVALID)
+            self._refused(wire, arrival_ns, AdmissionReason.INVALID, own)
             raise
         except Exception:
-            self._batcher.refused(wire.model, wire.version, arrival_ns, ReplyReason.INTERNAL)
+            self._refused(wire, arrival_ns, ReplyReason.INTERNAL, own)
             raise
         if turns is not None:
             if request.sequence is not None:
@@ -245,6 +245,16 @@ class InferenceServicer:
         freed = len(wire.data) if stream else 0
         encode = partial(self._encode, request=request, stream=stream, freed=freed)
         return await self._batcher.answer(request, encode)
+
+    def _refused(
+        self,
+        wire: WireRequest,
+        arrival_ns: int,
+        reason: AdmissionReason | ReplyReason,
+        own: dict[str, str],
+    ) -> None:
+        tenant = next((own[key] for key in TENANT_KEYS if key in own), "")
+        self._batcher.refused(wire.model, wire.version, arrival_ns, reason, tenant)
 
     def _classes(self, reply: InferenceReply, request: InferenceRequest) -> dict[str, Classes]:
         model = self._batcher.models.find(reply.model, reply.version)

@@ -16,7 +16,6 @@ from batcher.telemetry.families import (
     recording,
     repository,
     requests,
-    scale,
     sequences,
     transport,
 )
@@ -53,7 +52,6 @@ __all__ = [
     "recording",
     "repository",
     "requests",
-    "scale",
     "sequences",
     "transport",
 ]
@@ -61,7 +59,6 @@ __all__ = [
 AREAS: tuple[Area, ...] = (
     process,
     queue,
-    scale,
     requests,
     batches,
     models,

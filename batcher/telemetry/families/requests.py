@@ -20,6 +20,20 @@ REQUESTS = Family(
         "version": Values("as everywhere; empty where the model is not known", bound="models"),
     },
 )
+TENANT_REQUESTS = Family(
+    "batcher_tenant_requests",
+    "counter",
+    "requests",
+    (*MODEL, "tenant", "outcome"),
+    "Requests that ended, by tenant and outcome; absent for a model whose queue.tenants names none.",
+    values={
+        "tenant": Values(
+            "names of `models[].queue.tenants`; `other` are all other tenants and requests without one",
+            bound="tenants of one model",
+        ),
+        "outcome": one_of(*Outcome),
+    },
+)
 PREDICTED_REFUSALS = Family(
     "batcher_predicted_refusals",
     "counter",
@@ -61,6 +75,7 @@ LATENCY_TARGET_MISSED = Family(
 
 FAMILIES = (
     REQUESTS,
+    TENANT_REQUESTS,
     PREDICTED_REFUSALS,
     REQUEST_DURATION,
     STAGE_DURATION,

@@ -180,7 +180,8 @@ class LoadReporter:
         in_flight: dict[Labels, int] = {}
         for instance in observation.instances:
             labels = models.labels(instance.model)
-            in_flight[labels] = in_flight.get(labels, 0) + instance.in_flight
+            if labels is not None:
+                in_flight[labels] = in_flight.get(labels, 0) + instance.in_flight
         return tuple(
             self._model(
                 labels,

@@ -67,14 +67,13 @@ class QueuesPart:
 
     def _instances(self, observation: Observation) -> Iterator[Metric]:
         # A model whose instances are all gone must read 0: a series that vanishes raises no alert.
-        waiting = (model.model for model in observation.models)
-        running = (instance.model for instance in observation.instances)
         known: list[Labels] = [model.labels for model in self._models]
-        models = dict.fromkeys((*known, *map(self._models.labels, (*waiting, *running))))
-        counts = {labels: {"up": 0, "draining": 0} for labels in models}
-        in_flight = dict.fromkeys(models, 0)
+        counts = {labels: {"up": 0, "draining": 0} for labels in known}
+        in_flight = dict.fromkeys(known, 0)
         for instance in observation.instances:
             labels = self._models.labels(instance.model)
+            if labels not in counts:
+                continue
             counts[labels]["draining" if instance.draining else "up"] += 1
             in_flight[labels] += instance.in_flight
         yield single_values(

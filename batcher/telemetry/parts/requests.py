@@ -40,6 +40,10 @@ class RequestsPart:
             ],
         )
         yield single_values(
+            requests.TENANT_REQUESTS,
+            (((*m.labels, *key), n) for m in counted for *key, n in m.tenants.points()),
+        )
+        yield single_values(
             requests.PREDICTED_REFUSALS,
             (((*m.labels, cause), n) for m in counted for cause, n in m.refused.items()),
         )

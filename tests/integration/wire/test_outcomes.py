@@ -56,6 +56,28 @@ async def test_an_answer_that_is_too_large_has_failed(served):
     stream.cancel()
 
 
+async def test_every_end_counts_for_its_tenant(start, hello, dial, request_of):
+    application = await start(hello(queue={"tenants": {"gold": 2, "default": 1}}))
+    stub = await dial(application.grpc.addresses[0])
+    gold, made_up = (("x-batcher-tenant", "gold"),), (("x-llm-d-inference-fairness-id", "made up"),)
+    wrong = infer_request("hello", {"Z": np.ones((1, 4), np.float32)})
+    wrong_contents = request_of()
+    wrong_contents.raw_input_contents[0] = b"1"
+    for metadata in (gold, gold, made_up, ()):
+        await stub.ModelInfer(request_of(), metadata=metadata)
+    for request in (wrong, wrong_contents):
+        with pytest.raises(aio.AioRpcError):
+            await stub.ModelInfer(request, metadata=gold)
+
+    def count(tenant, outcome):
+        labels = LABELS | {"tenant": tenant, "outcome": outcome}
+        return application.registry.get_sample_value("batcher_tenant_requests_total", labels)
+
+    assert (count("gold", "ok"), count("other", "ok")) == (2, 2)
+    assert (count("gold", "rejected"), count("other", "rejected")) == (2, 0)
+    assert count("made up", "ok") is None
+
+
 async def test_too_many_classes_are_invalid(served, request_of, monkeypatch):
     _, stub, count = served
     monkeypatch.setattr(classification, "MAX_CLASSES", 3)

@@ -164,6 +164,7 @@ def test_options_stay_as_they_are(model):
         ("queue: {priority_levels: 17}", "queue.priority_levels: got 17; allowed: 16 or less"),
         ("queue: {priority_levels: 2, default_priority: 3}", "queue.default_priority: got 3; allowed: 1 to priority_levels, which is 2"),
         ("queue: {promote_after: 0s}", 'queue.promote_after: got "0s"; allowed: longer than 0'),
+        ("queue: {tenants: {other: 2}}", 'queue.tenants.other: got "other"; allowed: another name'),
         ("queue: {tenants: {gold: 0}}", "queue.tenants.gold: got 0; allowed: more than 0"),
         ("batching: {policy: fixed, preferred_batch_sizes: [8, 4]}", "batching.preferred_batch_sizes: got [8, 4]; allowed: ascending sizes, each once"),
         ("batching: {policy: fixed, preferred_batch_sizes: [4, 4]}", "batching.preferred_batch_sizes: got [4, 4]; allowed: ascending sizes, each once"),

@@ -91,10 +91,10 @@ def test_a_model_without_instances_reads_zero(stalled, value):
     assert value("batcher_batches_in_flight") == 0
 
 
-def test_a_model_that_never_recorded_is_shown_by_its_key(registry, telemetry, clock):
+def test_the_schedulers_own_name_of_a_model_never_becomes_a_label(registry, telemetry, clock):
     telemetry.watch(StalledScheduler(clock).observe)
-    labels = {"model": "m:1", "version": ""}
-    assert registry.get_sample_value("batcher_queue_requests", labels) == 3
+    labels = {s.labels.get("model") for family in registry.collect() for s in family.samples}
+    assert labels == {None, ""}
 
 
 def test_busy_time_exists_before_the_first_batch(model, value):
