@@ -17,6 +17,7 @@ from batcher.core.queueing.padding import Buckets, volume
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.ranks import LATE, default_rank, rank_of
 from batcher.core.queueing.tenants import TenantShares
+from batcher.core.scale.offered import Offered
 from batcher.core.service_time.handling import Handling
 from batcher.core.settings import ModelSettings
 from batcher.core.times import NEVER_NS
@@ -46,6 +47,7 @@ class Model:
         "max_request_rows",
         "memory",
         "name",
+        "offered",
         "policy",
         "policy_failed",
         "prefetch_at_ns",
@@ -67,6 +69,7 @@ class Model:
         settings: ModelSettings,
         make_policy: PolicyFactory,
         policy_errors: list[tuple[Model, str]],
+        now_ns: int = 0,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -96,6 +99,7 @@ class Model:
         self.blocked = False
         """No instance is free: there is nothing to decide until something else than an arrival happens."""
         self.handling = Handling()
+        self.offered = Offered(now_ns)
         self.prefetch_at_ns = NEVER_NS
         """While blocked: when the next batch may be prefetched, if enough waits by then; else `NEVER_NS`."""
         self.reachable = True

@@ -23,6 +23,11 @@ class ModelObservation:
     padding, the shapes of requests lately. `held_requests` are those of the waiting ones that are steps of
     sequences and wait for the step before them. `ceiling_rows` is the most rows that a batch may have now,
     in the known bucket of the largest rows.
+
+    `offered_rows_per_s` is what was offered lately, also what was refused or expired, and
+    `capacity_rows_per_s` what the model's instances could serve of it inside the target, had it its devices
+    to itself; `load` is the first over the second. `device_loads` are its parts of the loads of its devices.
+    None is not known (yet), or there is no instance that takes batches.
     """
 
     model: str
@@ -47,6 +52,10 @@ class ModelObservation:
     ceiling_rows: int = 0
     saved_requests: int = 0
     copy_ns: float = 0.0
+    offered_rows_per_s: float | None = None
+    capacity_rows_per_s: float | None = None
+    load: float | None = None
+    device_loads: tuple[tuple[str, float], ...] = ()
 
 
 @record
@@ -62,9 +71,28 @@ class InstanceObservation:
 
 
 @record
+class DeviceObservation:
+    """One device: how many batches its instances run at once, of those that take batches, and its load.
+
+    `load` is what was offered lately to all models on it, over what it can serve of that inside their targets;
+    None while that is not known.
+    """
+
+    device: str
+    slots: int
+    load: float | None
+
+
+@record
 class Observation:
-    """The scheduler at one moment; taking it changes nothing."""
+    """The scheduler at one moment; taking it changes nothing.
+
+    `desired_ratio` is the highest load of a device: how many times as many servers like this one would be just
+    enough. None while some load is not known, unless one that is known is above 1 already.
+    """
 
     now_ns: int
     models: tuple[ModelObservation, ...]
     instances: tuple[InstanceObservation, ...]
+    devices: tuple[DeviceObservation, ...] = ()
+    desired_ratio: float | None = None

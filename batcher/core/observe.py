@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from batcher.core.devices.fleet import Fleet
+from batcher.core.loads import ModelLoad, loads
 from batcher.core.model import Model
 from batcher.core.observation import InstanceObservation, ModelObservation, Observation
 from batcher.core.queueing.request import LiveRequest, queued
@@ -18,18 +19,28 @@ def observe(
     executing: dict[str, set[int]] = {}
     for batch in fleet.batches.values():
         executing.setdefault(batch.model, set()).update(batch.unreported)
+    loaded, devices, desired_ratio = loads(models, fleet, now_ns)
     return Observation(
         now_ns,
-        tuple(_model(m, executing.get(name, ()), live, now_ns) for name, m in models.items()),
+        tuple(
+            _model(m, executing.get(name, ()), live, loaded[name], now_ns)
+            for name, m in models.items()
+        ),
         tuple(
             copied(InstanceObservation, i.up, draining=i.draining, in_flight=len(i.batches))
             for i in fleet.instances.values()
         ),
+        devices,
+        desired_ratio,
     )
 
 
 def _model(
-    model: Model, executing: Collection[int], live: Mapping[int, LiveRequest], now_ns: int
+    model: Model,
+    executing: Collection[int],
+    live: Mapping[int, LiveRequest],
+    load: ModelLoad,
+    now_ns: int,
 ) -> ModelObservation:
     queue, bisections = model.queue, model.bisections
     again = list(bisections.waiting_parts())
@@ -67,4 +78,8 @@ def _model(
         held_requests=len(queue.held),
         ceiling_rows=model.smallest_rows,
         saved_requests=bisections.saved,
+        offered_rows_per_s=load.offered_rows_per_s,
+        capacity_rows_per_s=load.capacity_rows_per_s,
+        load=load.load,
+        device_loads=load.device_loads,
     )

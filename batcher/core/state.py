@@ -38,7 +38,9 @@ class SavedRequest:
     """Whether an instance went down with a batch of it."""
 
 
-CAPTURED: Final = ("device_use", "policy", "shares", "bisections", "handling", "late", "memory")
+CAPTURED: Final = (
+    *("device_use", "policy", "shares", "bisections", "handling", "late", "memory", "offered"),
+)
 """What a model has learned beside its `times`, each as its owner captured it."""
 
 
@@ -66,6 +68,7 @@ class SavedModel:
     dispatch_count: int = 0
     late: tuple[object, ...] = ()
     memory: tuple[object, ...] = ()
+    offered: tuple[object, ...] = ()
 
 
 @record

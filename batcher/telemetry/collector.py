@@ -23,6 +23,7 @@ from batcher.telemetry.parts import (
     ProcessPart,
     QueuesPart,
     RequestsPart,
+    ScalePart,
     SequencesPart,
 )
 
@@ -53,6 +54,7 @@ class Telemetry(CountedModels, Collector):
         for part in (
             self.process,
             QueuesPart(self),
+            ScalePart(self),
             self.requests,
             BatchesPart(self, clock),
             ModelsPart(self, self._health_now),

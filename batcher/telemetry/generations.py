@@ -36,7 +36,24 @@ def merged(generations: Sequence[ModelObservation], serving: str) -> ModelObserv
         bisect_executions=sum(each.bisect_executions for each in generations),
         storm=any(each.storm for each in generations),
         ceiling_rows=min(each.ceiling_rows for each in generations),
+        offered_rows_per_s=_sum(each.offered_rows_per_s for each in generations),
+        load=_sum(each.load for each in generations),
+        device_loads=_by_device(generations),
     )
+
+
+def _sum(found: Iterable[float | None]) -> float | None:
+    """The sum of what is known; None where nothing is."""
+    known = [each for each in found if each is not None]
+    return sum(known) if known else None
+
+
+def _by_device(generations: Sequence[ModelObservation]) -> tuple[tuple[str, float], ...]:
+    loads: dict[str, float] = {}
+    for each in generations:
+        for device, load in each.device_loads:
+            loads[device] = loads.get(device, 0.0) + load
+    return tuple(loads.items())
 
 
 def _oldest(found_ns: Iterable[int | None]) -> int | None:

@@ -54,6 +54,11 @@ SCENES_OF: Final[dict[str, tuple[str, ...]]] = {
 
 FIXED: Final[dict[str, str]] = {
     "bucket_times.MOST_SHAPES": "a bound of memory",
+    "scale/offered.SLOT_NS": "no decision depends on it: bench/sim scale measures it",
+    "scale/offered.SLOTS": "no decision depends on it: bench/sim scale measures it",
+    "scale/offered.USUAL_SLOTS": "no decision depends on it: bench/sim scale measures it",
+    "scale/offered.MOST_BUCKETS": "a bound of memory",
+    "scale/capacity.WAITS": "no decision depends on it: bench/sim scale measures it",
     "faults/memory_ceiling.MOST_HOLD_NS": "a bound of the device's time for tries, by arithmetic",
     "handlers/requests.NEAR_NS": "a bound of processor time",
     "history.KEPT_STEPS": "a bound of memory",

@@ -18,7 +18,13 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
     model = contents.models.get(event.model)
     known = model is not None
     if model is None:
-        model = Model(event.model, event.settings, contents.make_policy, contents.policy_errors)
+        model = Model(
+            event.model,
+            event.settings,
+            contents.make_policy,
+            contents.policy_errors,
+            contents.now_ns,
+        )
         # What an earlier model of this name still runs is this one's now.
         running = contents.fleet.batches.values()
         model.running = sum(batch.model == event.model for batch in running)

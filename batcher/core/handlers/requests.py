@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from batcher.core.commands import Outcome, Reason
 from batcher.core.contents import Contents
 from batcher.core.events import CancelCause, RequestArrived, RequestCancelled
 from batcher.core.history import InvalidTransition
+from batcher.core.model import Model
 from batcher.core.queueing.ranks import LATE
 from batcher.core.queueing.request import LiveRequest, queued
 from batcher.core.requests.admission import admit
 from batcher.core.requests.blame import refuse_late
 from batcher.core.requests.bounds import broken_bound, group_for, room_for
-from batcher.core.requests.refusals import QUEUE_FULL_RETRY_NS, UNKNOWN_MODEL, expiry_reason
+from batcher.core.requests.refusals import (
+    QUEUE_FULL_RETRY_NS,
+    UNKNOWN_MODEL,
+    Refusal,
+    expiry_reason,
+)
 from batcher.core.requests.splitting import split
 from batcher.core.times import NEVER_NS
+
+NO_QUESTION_OF_LOAD: Final = {
+    Reason.TOO_MANY_ROWS,
+    Reason.TOO_MANY_BYTES,
+    Reason.DEADLINE_TOO_SHORT,
+}
+"""Refusals that would be the same whatever the capacity: such requests are not offered work."""
 
 NEAR_NS = 10_000_000
 """Requests that reach their limits within so long after the next one are found together. Where thousands
@@ -34,8 +48,9 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
         model.bisections.batch_cap.arrived(event.rows, contents.now_ns)
     request = admit(event, model, contents.fleet, contents.now_ns)
     if type(request) is not LiveRequest:
-        contents.ledger.turn_away(event.id, request)
+        _turn_away(contents, model, event, request)
         return
+    model.offered.count(request.bucket, event.rows, contents.now_ns)
     while (reason := broken_bound(request, model)) is not None:
         make_room = group_for if reason is Reason.QUEUE_GROUPS else room_for
         victims = make_room(request, model)
@@ -59,6 +74,15 @@ def arrive(contents: Contents, event: RequestArrived) -> None:
         contents.undecided = True
     elif model.prefetch_at_ns < NEVER_NS:
         contents.ask_at_prefetch(model)
+
+
+def _turn_away(contents: Contents, model: Model, event: RequestArrived, refusal: Refusal) -> None:
+    """Refuse a request on arrival; it counts as offered where more capacity would have served it."""
+    deadline_ns = event.deadline_ns
+    expired = deadline_ns is not None and deadline_ns <= event.arrival_ns
+    if refusal.reason not in NO_QUESTION_OF_LOAD and not expired:
+        model.offered.count(model.bucket_of(event.shapes), event.rows, contents.now_ns)
+    contents.ledger.turn_away(event.id, refusal)
 
 
 def release_steps(contents: Contents) -> None:

@@ -16,6 +16,7 @@ from batcher.telemetry.families import (
     recording,
     repository,
     requests,
+    scale,
     sequences,
     transport,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "recording",
     "repository",
     "requests",
+    "scale",
     "sequences",
     "transport",
 ]
@@ -59,6 +61,7 @@ __all__ = [
 AREAS: tuple[Area, ...] = (
     process,
     queue,
+    scale,
     requests,
     batches,
     models,

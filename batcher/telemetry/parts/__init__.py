@@ -12,6 +12,7 @@ from batcher.telemetry.parts.queues import QueuesPart
 from batcher.telemetry.parts.recording import RecordingPart
 from batcher.telemetry.parts.repository import RepositoryPart, RepositoryPoints
 from batcher.telemetry.parts.requests import RequestsPart
+from batcher.telemetry.parts.scale import ScalePart
 from batcher.telemetry.parts.sequences import SequencesPart
 from batcher.telemetry.parts.transport import TransportPart, TransportPoints
 
@@ -26,6 +27,7 @@ __all__ = [
     "RepositoryPart",
     "RepositoryPoints",
     "RequestsPart",
+    "ScalePart",
     "SequencesPart",
     "TransportPart",
     "TransportPoints",

@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from batcher.core.commands import Outcome, Reason
-from batcher.core.observation import ModelObservation, Observation
+from batcher.core.observation import DeviceObservation, ModelObservation, Observation
 from batcher.journal import RecordingStatistics
 from batcher.telemetry import (
     AdmissionReason,
@@ -46,8 +46,9 @@ def populated(registry, telemetry, model):
         elements=3,
         padding=1,
     )
-    observed = ModelObservation("m:1", 0, 0, 0, 0, None, None, 1)
-    telemetry.watch(lambda: Observation(0, (observed,), ()))
+    observed = ModelObservation("m:1", 0, 0, 0, 0, None, None, 1, device_loads=(("cpu", 0.5),))
+    devices = (DeviceObservation("cpu", 1, 0.5),)
+    telemetry.watch(lambda: Observation(0, (observed,), (), devices, 0.5))
     some = {"some": 1}
     points = TransportPoints(connections=1, events=some, errors=some, streams=some, goaways=some)
     telemetry.add(TransportPart(lambda: points))

@@ -1,0 +1,40 @@
+"""What is offered over what can be served: what an autoscaler reads."""
+
+from __future__ import annotations
+
+from batcher.telemetry.families.family import MODEL, Family
+
+DESIRED_RATIO = Family(
+    "batcher_desired_ratio",
+    "gauge",
+    "ratio",
+    (),
+    "Work offered in the last seconds, refused and expired work included, over what this server can serve "
+    "inside its targets: the highest batcher_device_load_ratio. So many times as many servers would be just "
+    "enough. Absent while a load is not known, unless one that is known is above 1.",
+)
+DEVICE_LOAD = Family(
+    "batcher_device_load_ratio",
+    "gauge",
+    "ratio",
+    ("device",),
+    "Work offered in the last seconds to all models on the device, over what it can serve inside their targets. "
+    "Absent while that is not known: before batch times are, in the first second, and while no instance takes batches.",
+)
+MODEL_LOAD = Family(
+    "batcher_model_load_ratio",
+    "gauge",
+    "ratio",
+    (*MODEL, "device"),
+    "The model's part of batcher_device_load_ratio.",
+)
+DEVICE_HEADROOM = Family(
+    "batcher_device_headroom_ratio",
+    "gauge",
+    "ratio",
+    ("device",),
+    "What the device can serve inside the targets over what is offered: 1 over batcher_device_load_ratio, "
+    "+Inf while nothing is offered.",
+)
+
+FAMILIES = (DESIRED_RATIO, DEVICE_LOAD, MODEL_LOAD, DEVICE_HEADROOM)
