@@ -55,7 +55,7 @@ def labels() -> Iterator[str]:
     yield "| label | of | holds | bounded by |"
     yield "|---|---|---|---|"
     for (label, values), users in sorted(found.items(), key=lambda item: item[0][0]):
-        of = code(tuple(users)) if len(users) <= 3 else f"{len(users)} families"
+        of = code(tuple(users)) if len(users) <= 4 else "many families"
         holds = code(values.names) if values.names else values.meaning
         bound = f"[{values.bound}](limits.md#series-of-metrics)" if values.bound else "a fixed set"
         yield f"| `{label}` | {of} | {holds} | {bound} |"
