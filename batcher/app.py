@@ -17,6 +17,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from batcher import __version__
 from batcher.buffers import Buffers, default_limit
 from batcher.clock import SECOND, monotonic_ns
 from batcher.config import Config
@@ -48,8 +49,10 @@ from batcher.telemetry import (
     TransportPart,
     probe_loop_lag,
 )
+from batcher.telemetry.live import Changes, LiveView, Sampler, Severity
 from batcher.telemetry.load import Identity, LoadReporter, LoadSources
 from batcher.web import HttpServer, build_app, render
+from batcher.web.live import Feed
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +135,7 @@ class Application:
             self.buffers,
         )
         self.telemetry.add(TransportPart(self.grpc.statistics))
+        self.live = self._live_feed()
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []
         self._watchdog: LoopWatchdog | None = None
@@ -139,9 +143,10 @@ class Application:
 
     async def start(self) -> None:
         """Listen, load every model, become ready. Raises `StartupError`; call `close` even then."""
+        self._run("live-view", self.live.run())
         address = self.config.server.http
         if address is not None:
-            http = HttpServer(address, build_app(self.registry, self.health))
+            http = HttpServer(address, build_app(self.registry, self.health, self.live))
             await http.start()
             self.http = http
         await self.grpc.start()
@@ -210,6 +215,7 @@ class Application:
         await self.grpc.stop(self._last_writes_s)
         self.runner.close()
         await asyncio.to_thread(self.recording.close)
+        self.live.close()
         if self.http is not None:
             await self.http.stop()
 
@@ -240,6 +246,20 @@ class Application:
             buffers=self.buffers,
         )
         return LoadReporter(Identity.of_process(), sources)
+
+    def _live_feed(self) -> Feed:
+        changes = Changes()
+        changes.note(Severity.NOTICE, f"server: started, batcher {__version__}")
+        view = LiveView(
+            Sampler(self.telemetry, self.runner.observe, monotonic_ns),
+            changes,
+            self.telemetry,
+            self._health.report,
+            self.load.report,
+        )
+        self.telemetry.process.settings.watch(view.settings_changed)
+        self.load.sources.recent = view.recent
+        return Feed(view)
 
     def _health_points(self) -> HealthPoints:
         report = self._health.report()

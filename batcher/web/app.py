@@ -1,4 +1,4 @@
-"""The pages: `/metrics`, `/healthz`, `/readyz` and an index that links them."""
+"""The paths: `/metrics`, `/healthz`, `/readyz`, and the live view at `/` and `/v1/live`."""
 
 from __future__ import annotations
 
@@ -12,34 +12,25 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from batcher import __version__
 from batcher.runtime.health import HealthReport
 from batcher.web.exposition import Exposition
+from batcher.web.live import PAGE, SECURITY_HEADERS, EventStream, Feed
 
 MAX_WAITING_SCRAPES: Final = 32
 """Requests for `/metrics` that wait at once: half of the connections. Health probes have the others."""
 
 _NOT_FOUND = (
-    "Not Found: this port serves /metrics, /healthz and /readyz;"
+    "Not Found: this port serves the live view at /, /metrics, /healthz and /readyz;"
     " inference is gRPC, on the addresses of server.grpc\n"
 )
 
-_INDEX = f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>batcher</title>
-<h1>batcher {__version__}</h1>
-<ul>
-<li><a href="/metrics">/metrics</a>: metrics, for Prometheus
-<li><a href="/healthz">/healthz</a>: liveness; 503 where only a restart helps
-<li><a href="/readyz">/readyz</a>: readiness, of the server and of each model
-</ul>
-</html>
-"""
 
-
-def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starlette:
+def build_app(
+    registry: Collector, health: Callable[[], HealthReport], feed: Feed | None = None
+) -> Starlette:
     """The application; `registry` and `health` are read anew at each request.
+
+    `/` shows what `/v1/live` sends, which is there if a feed is given.
 
     `/healthz` answers 503 where only a restart helps, else 200: an answer at all proves that the event
     loop runs, and a full queue is no reason for a restart. `/readyz` answers 200 or 503, with the
@@ -47,7 +38,7 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
     """
 
     async def index(_: Request) -> Response:
-        return HTMLResponse(_INDEX)
+        return HTMLResponse(PAGE, headers=SECURITY_HEADERS)
 
     exposition = Exposition(registry)
 
@@ -80,5 +71,6 @@ def build_app(registry: Collector, health: Callable[[], HealthReport]) -> Starle
             Route("/metrics", metrics),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
+            *([] if feed is None else [Route("/v1/live", EventStream(feed))]),
         ],
     )

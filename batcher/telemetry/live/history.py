@@ -42,6 +42,11 @@ class History:
     def __len__(self) -> int:
         return len(self._points)
 
+    def last(self) -> Point:
+        """The last second, with three digits; nothing is known of it before the second sample."""
+        last = self._points[-1] if self._points else _UNKNOWN
+        return Point(_rounded(last.age_s), _rounded(last.arrived), _rounded(last.unserved))
+
     def columns(self) -> dict[str, list[float | None]]:
         """Each number as a list, the oldest second first."""
         return {

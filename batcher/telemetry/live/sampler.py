@@ -70,8 +70,12 @@ class Sampler:
         self._clock = clock
         self._kept: dict[Labels, _Kept] = {}
         self._at_ns = clock()
-        self.models: tuple[ModelSample, ...] = ()
-        """Every model that is or was to be served, in the order of the configuration."""
+        self._samples: dict[Labels, ModelSample] = {}
+
+    @property
+    def models(self) -> tuple[ModelSample, ...]:
+        """The last sample of every model that is or was to be served, in the order of the configuration."""
+        return tuple(self._samples.values())
 
     def sample(self) -> None:
         """Read all counters. Models that are gone are dropped, with their history."""
@@ -80,13 +84,14 @@ class Sampler:
         self._at_ns = now_ns
         observed = dict(self._counted.observed(self._observe()))
         before, self._kept = self._kept, {}
-        self.models = tuple(
-            self._sampled(model, before, observed, now_ns, passed_s) for model in self._counted
-        )
+        self._samples = {
+            model.labels: self._sampled(model, before, observed, now_ns, passed_s)
+            for model in self._counted
+        }
 
     def of(self, name: str, version: str) -> ModelSample | None:
         """The last sample of a model; None if there is none yet."""
-        return next((m for m in self.models if (m.name, m.version) == (name, version)), None)
+        return self._samples.get((name, version))
 
     def _sampled(
         self,
