@@ -17,7 +17,7 @@ from batcher.web.exposition import Exposition
 from batcher.web.live import PAGE, SECURITY_HEADERS, EventStream, Feed
 
 MAX_WAITING_SCRAPES: Final = 32
-"""Requests for `/metrics` that wait at once: half of the connections. Health probes have the others."""
+"""Requests for `/metrics` that wait at once: a quarter of the connections. Viewers and health probes have the others."""
 
 _NOT_FOUND = (
     "Not Found: this port serves the live view at /, /metrics, /healthz and /readyz;"

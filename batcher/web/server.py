@@ -16,9 +16,9 @@ from starlette.types import ASGIApp
 from batcher.sockets import BACKLOG, UNIX, bound_address, listen
 from batcher.web.connection import CLIENT_TIMEOUT_S, MAX_HEADER_BYTES, Connection
 
-MAX_CONNECTIONS: Final = 64
-"""Connections open at once: health probes and scrapers need a few. For one more, the one that has waited
-longest for its client is closed."""
+MAX_CONNECTIONS: Final = 128
+"""Connections open at once: `MAX_VIEWERS` of the live view, `MAX_WAITING_SCRAPES`, and as many again as health
+probes need. For one more, the one that has waited longest for its client is closed."""
 
 STOP_TIMEOUT_S = 2
 """Seconds that `stop` waits for answers that are being sent."""

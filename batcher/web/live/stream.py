@@ -56,10 +56,12 @@ class EventStream:
         time = asyncio.get_running_loop().time
         ends_s = time() + MAX_VIEW_S
         event: bytes | None = _RETRY + self._feed.first()
-        while event is not None and not gone.done() and time() < ends_s:
+        while event is not None:
             # For a viewer that reads slowly this waits, until it has read or `Connection` aborts it; then
             # it gets the newest event.
             await send({"type": "http.response.body", "body": event, "more_body": True})
+            if gone.done() or time() >= ends_s:
+                return
             event = await self._feed.following()
 
 

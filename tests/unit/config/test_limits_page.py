@@ -89,11 +89,15 @@ from batcher.server.messages.wire import (
     MAX_PARAMETERS,
     MAX_TEXT,
 )
+from batcher.telemetry.live import HISTORY_S
+from batcher.telemetry.live.changes import MAX_CHANGE_CHARACTERS, MAX_CHANGES
 from batcher.telemetry.watchdog import LOG_INTERVAL_NS, STALL_NS
 from batcher.triton_models.reading import MAX_CONFIG_BYTES
 from batcher.web.app import MAX_WAITING_SCRAPES
 from batcher.web.connection import CLIENT_TIMEOUT_S, MAX_HEADER_BYTES, MAX_UNREAD_BYTES
 from batcher.web.exposition import IDLE_RATIO
+from batcher.web.live.feed import MAX_VIEWERS
+from batcher.web.live.stream import MAX_VIEW_S
 from batcher.web.server import MAX_CONNECTIONS, STOP_TIMEOUT_S
 
 PAGE = (Path(__file__).parents[3] / "docs" / "limits.md").read_text(encoding="utf-8")
@@ -218,6 +222,11 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["open files of the process"].endswith(f", and {OTHER_FILES} beside")
     assert rows["HTTP connections"] == str(MAX_CONNECTIONS)
     assert rows["scrapes that wait at once"] == str(MAX_WAITING_SCRAPES)
+    assert rows["viewers of the live view"] == str(MAX_VIEWERS)
+    assert rows["time that a viewer's stream is open"] == f"{MAX_VIEW_S:g}s"
+    assert rows["history of the live view"] == f"{HISTORY_S}s"
+    assert rows["changes that the live view keeps"] == str(MAX_CHANGES)
+    assert rows["text of a change in the live view"] == f"{MAX_CHANGE_CHARACTERS} characters"
     patience = rows["time to send a whole HTTP request, and to read an answer"]
     assert patience == f"{CLIENT_TIMEOUT_S:g}s"
     assert rows["headers of an HTTP request"] == f"{MAX_HEADER_BYTES // 1024} KiB"
