@@ -19,6 +19,7 @@ from batcher.telemetry.families import (
     scale,
     sequences,
     transport,
+    triton,
 )
 from batcher.telemetry.families.family import (
     BUCKETS,
@@ -40,6 +41,7 @@ __all__ = [
     "FILL",
     "LATENCY",
     "LOAD",
+    "OPTIONAL",
     "ROWS",
     "Area",
     "Family",
@@ -56,6 +58,7 @@ __all__ = [
     "scale",
     "sequences",
     "transport",
+    "triton",
 ]
 
 AREAS: tuple[Area, ...] = (
@@ -74,3 +77,6 @@ AREAS: tuple[Area, ...] = (
 
 FAMILIES: tuple[Family, ...] = tuple(family for area in AREAS for family in area.FAMILIES)
 """All of them, in that order."""
+
+OPTIONAL: tuple[Family, ...] = triton.FAMILIES
+"""Families that are exported if the configuration says so, after all others."""

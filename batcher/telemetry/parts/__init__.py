@@ -15,6 +15,7 @@ from batcher.telemetry.parts.requests import RequestsPart
 from batcher.telemetry.parts.scale import ScalePart
 from batcher.telemetry.parts.sequences import SequencesPart
 from batcher.telemetry.parts.transport import TransportPart, TransportPoints
+from batcher.telemetry.parts.triton import TritonPart
 
 __all__ = [
     "BatchesPart",
@@ -31,4 +32,5 @@ __all__ = [
     "SequencesPart",
     "TransportPart",
     "TransportPoints",
+    "TritonPart",
 ]

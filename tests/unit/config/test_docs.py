@@ -14,6 +14,7 @@ from batcher.config import (
     InputConfig,
     JournalConfig,
     LikeConfig,
+    MetricsConfig,
     ModelConfig,
     ModelRepositoryConfig,
     OutputConfig,
@@ -51,6 +52,7 @@ SECTIONS = {
     "devices": DeviceConfig,
     "journal": JournalConfig,
     "flight_recorder": FlightRecorderConfig,
+    "metrics": MetricsConfig,
 }
 
 
