@@ -39,6 +39,7 @@ from batcher.runtime.timer import TimerFd
 from batcher.server.frontend import GrpcFrontend
 from batcher.server.memory import Trimmer
 from batcher.server.services.flight_record import FlightRecordServicer
+from batcher.server.status import code_of_reason
 from batcher.service import Batcher
 from batcher.telemetry import (
     HealthPoints,
@@ -47,11 +48,11 @@ from batcher.telemetry import (
     RepositoryPart,
     Telemetry,
     TransportPart,
-    TritonPart,
     probe_loop_lag,
 )
 from batcher.telemetry.live import Changes, LiveView, Sampler, Severity
 from batcher.telemetry.load import Identity, LoadReporter, LoadSources
+from batcher.telemetry.tracing import Tracing, switched_off
 from batcher.web import HttpServer, build_app, render
 from batcher.web.live import Feed
 
@@ -136,9 +137,8 @@ class Application:
             self.buffers,
         )
         self.telemetry.add(TransportPart(self.grpc.statistics))
+        self._tracing = self._set_up_tracing()
         self.live = self._live_feed()
-        if config.metrics.triton_names:
-            self.telemetry.add(TritonPart(self.telemetry, tuple, monotonic_ns))
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []
         self._watchdog: LoopWatchdog | None = None
@@ -153,6 +153,8 @@ class Application:
             await http.start()
             self.http = http
         await self.grpc.start()
+        if self._tracing is not None:
+            self._tracing.start()
         record = await self.recording.start()
         if record is not None:
             self.runner.record_with(record)
@@ -217,6 +219,8 @@ class Application:
         await self.manager.close()
         await self.grpc.stop(self._last_writes_s)
         self.runner.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         await asyncio.to_thread(self.recording.close)
         self.live.close()
         if self.http is not None:
@@ -239,6 +243,19 @@ class Application:
     def health(self) -> HealthReport:
         """Whether the server is ready for traffic, and the state of each model."""
         return self._health.report()
+
+    def _set_up_tracing(self) -> Tracing | None:
+        """What traces requests, as the configuration says; None if they are not traced."""
+        section = self.config.tracing
+        if section is None:
+            return None
+        if switched_off():
+            log.info("requests are not traced: the environment says OTEL_SDK_DISABLED")
+            return None
+        status_of = partial(code_of_reason, style=self.config.server.status_codes)
+        tracing = Tracing(section, self.telemetry, status_of)
+        self.runner.trace_with(tracing.tracer)
+        return tracing
 
     def _load_reporter(self) -> LoadReporter:
         sources = LoadSources(

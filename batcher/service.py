@@ -303,6 +303,8 @@ def _ended_request(pending: PendingRequest, due_ns: int | None) -> EndedRequest:
         blame=pending.blame,
         budget=budget,
         metadata=request.metadata,
+        trace=pending.trace,
+        tenant=request.tenant,
     )
 
 

@@ -137,14 +137,16 @@ def _listeners(config: Config) -> list[str]:
         secured = " (mutual TLS)" if server.tls.client_ca else " (TLS)"
     lines = [f"grpc:  {', '.join(server.grpc)}{secured}"]
     if server.http is not None:
-        names = " (metrics with Triton's names, too)" if config.metrics.triton_names else ""
-        lines.append(f"http:  {server.http}{names}")
+        lines.append(f"http:  {server.http}")
     if server.admin:
         lines.append(f"admin: {', '.join(server.admin)}{secured}")
     if config.journal is not None:
         lines.append(f"journal: {config.journal.folder}")
     if config.flight_recorder is not None:
         lines.append(f"flight recorder: {config.flight_recorder.folder}")
+    if config.tracing is not None:
+        endpoint = config.tracing.endpoint or "where the environment says"
+        lines.append(f"traces: {endpoint} ({config.tracing.protocol})")
     return lines
 
 

@@ -50,6 +50,11 @@ def problems_before_loading(config: Config, *, thorough: bool) -> list[Problem]:
     from batcher.config import file_problems, folder_problems
 
     problems = list(file_problems(config)) or _tls_problems(config)
+    if config.tracing is not None:
+        from batcher.telemetry.tracing import missing_packages
+
+        missing = missing_packages()
+        problems += [(("tracing",), missing)] if missing else []
     if thorough:
         problems += folder_problems(config)
     for place, model in enumerate(config.models):

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from batcher.config.files import file_problems, folder_problems, located
     from batcher.config.fitting import ExecutorBatches
     from batcher.config.loader import load_config, parse_config
-    from batcher.config.metrics import MetricsConfig
     from batcher.config.model import (
         HealthConfig,
         ModelConfig,
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
         StateConfig,
     )
     from batcher.config.server import ServerConfig, TlsConfig
+    from batcher.config.tracing import HeaderFile, TracingConfig, TracingTlsConfig
     from batcher.config.units import format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
@@ -69,11 +69,11 @@ __all__ = [
     "Difference",
     "ExecutorBatches",
     "FlightRecorderConfig",
+    "HeaderFile",
     "HealthConfig",
     "InputConfig",
     "JournalConfig",
     "LikeConfig",
-    "MetricsConfig",
     "ModelConfig",
     "ModelOverrides",
     "ModelRepositoryConfig",
@@ -86,6 +86,8 @@ __all__ = [
     "StateConfig",
     "TcpAddress",
     "TlsConfig",
+    "TracingConfig",
+    "TracingTlsConfig",
     "UnixAddress",
     "WarmupConfig",
     "changed_model",
@@ -129,7 +131,6 @@ _MODULES: Final = {
     "files": ("file_problems", "folder_problems", "located"),
     "fitting": ("ExecutorBatches",),
     "loader": ("load_config", "parse_config"),
-    "metrics": ("MetricsConfig",),
     "model": ("HealthConfig", "ModelConfig", "QueueConfig", "RestartConfig", "WarmupConfig"),
     "overrides": ("changed_model", "sections_in_force", "sections_of"),
     "padding": ("InputConfig", "LikeConfig", "OutputConfig", "PaddingConfig"),
@@ -140,6 +141,7 @@ _MODULES: Final = {
     "section": ("nearest",),
     "sequence": ("ControlConfig", "ControlsConfig", "SequenceConfig", "StateConfig"),
     "server": ("ServerConfig", "TlsConfig"),
+    "tracing": ("HeaderFile", "TracingConfig", "TracingTlsConfig"),
     "units": ("format_duration", "format_size", "parse_duration", "parse_size"),
 }
 """Module -> the names of this package that are defined there."""

@@ -15,18 +15,20 @@ from batcher.config.addresses import UnixAddress, parse_address
 from batcher.config.document import read_document
 from batcher.config.root import Config
 from batcher.config.section import KeyPath, dotted
+from batcher.config.tracing import HeaderFile
 
 Problem = tuple[KeyPath, str]
 
 
 def file_problems(config: Config) -> Iterator[Problem]:
-    """Each file named by `server`, and each file of labels or of a state, that cannot be read."""
+    """Each file named by `server` or `tracing`, and each file of labels or of a state, that cannot be read."""
     tls = config.server.tls
     if tls is not None:
         for key, path in (("cert", tls.cert), ("key", tls.key), ("client_ca", tls.client_ca)):
             problem = None if path is None else unreadable(path, folder=False)
             if problem:
                 yield ("server", "tls", key), problem
+    yield from _tracing_problems(config)
     for place, model in enumerate(config.models):
         for which, output in enumerate(model.outputs):
             problem = None
@@ -39,6 +41,24 @@ def file_problems(config: Config) -> Iterator[Problem]:
                 problem = unreadable(state.initial_file, folder=False)
                 if problem:
                     yield ("models", place, "sequence", "state", which, "initial_file"), problem
+
+
+def _tracing_problems(config: Config) -> Iterator[Problem]:
+    tracing = config.tracing
+    if tracing is None:
+        return
+    named: list[tuple[KeyPath, Path | None]] = [
+        (("headers", name, "file"), value.file)
+        for name, value in tracing.headers.items()
+        if isinstance(value, HeaderFile)
+    ]
+    if tracing.tls is not None:
+        tls = tracing.tls
+        named += ((("tls", key), getattr(tls, key)) for key in ("ca", "cert", "key"))
+    for below, path in named:
+        problem = None if path is None else unreadable(path, folder=False)
+        if problem:
+            yield ("tracing", *below), problem
 
 
 def folder_problems(config: Config) -> Iterator[Problem]:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
-from batcher.config.metrics import MetricsConfig
 from batcher.config.model import ModelConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.repository import ModelRepositoryConfig
@@ -22,6 +21,7 @@ from batcher.config.section import (
     nearest,
 )
 from batcher.config.server import ServerConfig
+from batcher.config.tracing import TracingConfig
 
 
 class DeviceConfig(Section):
@@ -65,9 +65,8 @@ class Config(Section):
     flight_recorder: FlightRecorderConfig | None = None
     """The last minutes of the event log in memory, written to a file when something goes wrong;
     null keeps none."""
-
-    metrics: MetricsConfig = MetricsConfig()
-    """What `/metrics` exports."""
+    tracing: TracingConfig | None = None
+    """Which requests are traced, and where their spans are sent; null traces none."""
 
     _source: _Source = PrivateAttr(default_factory=_Source)
     _base_dir: Path = PrivateAttr(default_factory=Path)
@@ -127,10 +126,6 @@ class Config(Section):
                         f"no model names this device; allowed: {', '.join(used)}{suffix}",
                     )
                 )
-        if self.metrics.triton_names and self.server.http is None:
-            problems.append(
-                (("metrics", "triton_names"), "no effect without server.http; allowed: with it")
-            )
         CrossCheckError.raise_any(problems)
         return self
 

@@ -15,6 +15,7 @@ from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.runtime.sequences import Step
 from batcher.telemetry.reasons import ReplyReason
 from batcher.telemetry.stamps import Stamps
+from batcher.telemetry.tracing.context import TraceContext
 from batcher.tensors import Tensor
 
 
@@ -72,6 +73,7 @@ class PendingRequest:
         "step",
         "summary",
         "target",
+        "trace",
     )
 
     def __init__(
@@ -99,6 +101,8 @@ class PendingRequest:
         self.failure: str | None = None
         self.batches: tuple[int, ...] = ()
         """The batches that it was dispatched in, in order."""
+        self.trace: TraceContext | None = None
+        """Its trace context, where that must be known before it ends."""
         self.outcome: Outcome | None = None
         self.blame: Blame | None = None
         self.reason: Reason | ReplyReason = Reason.NONE
@@ -120,6 +124,11 @@ class TargetModel(Protocol):
     @property
     def version(self) -> str:
         """Its version in requests."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """The device that its instances are on."""
         ...
 
     @property

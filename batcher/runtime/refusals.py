@@ -201,6 +201,11 @@ _REFUSALS: dict[Reason, _Refusal] = {
 """Reason -> error class and message, for every `Reason` except `NONE` (answered)."""
 
 
+def error_classes() -> dict[str, type[errors.RequestError]]:
+    """Reason -> the class of the error that the caller gets."""
+    return {reason.value: refusal.error for reason, refusal in _REFUSALS.items()}
+
+
 def error_for(
     settle: Settle, model: str, settings: ModelSettings, failure: str | None
 ) -> errors.RequestError:

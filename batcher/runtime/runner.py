@@ -19,7 +19,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from batcher.clock import MILLISECOND, Clock
 from batcher.core.commands import (
@@ -48,10 +48,11 @@ from batcher.core.observation import Observation
 from batcher.core.scheduler import Scheduler
 from batcher.errors import ChangeFailed, describe
 from batcher.runtime.drain import Drain
+from batcher.runtime.execution.batch_runner import BatchRunner
 from batcher.runtime.execution.execute import ExecutedBatch
-from batcher.runtime.execution.gather import Slice
 from batcher.runtime.execution.results import RunningBatch, nothing_executed, prepare_batch, report
 from batcher.runtime.execution.steps import settle_steps, stop_steps
+from batcher.runtime.execution.traced import TracedBatches
 from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.pending import PendingRequest, ReplySink, TargetModel
 from batcher.runtime.replies import end_request, fail_request
@@ -60,6 +61,7 @@ from batcher.runtime.scheduler_log import log_ceiling, log_failure_storm, warn_u
 from batcher.runtime.sequences import SequenceTable, Step
 from batcher.runtime.timer import Timer
 from batcher.telemetry.reasons import ReplyReason
+from batcher.telemetry.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -69,25 +71,6 @@ Record: TypeAlias = Callable[[int, Sequence[Event], Sequence[Command]], None]
 
 REARM_S = 0.01
 """Seconds until the next step when the timer could not be armed."""
-
-
-class BatchRunner(Protocol):
-    """What the runner needs of an instance."""
-
-    @property
-    def incarnation(self) -> int:
-        """Grows each time that it is loaded."""
-        ...
-
-    def run(
-        self, batch_id: int, slices: Sequence[Slice], done: Callable[[ExecutedBatch], None]
-    ) -> None:
-        """Start a batch. `done` is called once, on the event loop, unless the instance goes down."""
-        ...
-
-    def cancel(self, batch_id: int) -> None:
-        """Cancel a batch that no request waits for, if that is possible; `done` is called later."""
-        ...
 
 
 class Runner:
@@ -116,6 +99,7 @@ class Runner:
         """Why nothing can be served until a restart (an internal error); empty in normal operation."""
         self._rearm: asyncio.TimerHandle | None = None
         self._record: Record | None = None
+        self._traced: TracedBatches | None = None
         self._ids = itertools.count(1)
         self._pending: dict[int, PendingRequest] = {}
         self._instances: dict[str, BatchRunner] = {}
@@ -236,6 +220,8 @@ class Runner:
         lost = [i for i, batch in self._running.items() if batch.instance == event.instance]
         for batch_id in lost:
             stop_steps(self._running.pop(batch_id).pendings)
+        if self._traced is not None:
+            self._traced.lost(lost, self._clock(), "instance_down")
         self.feed(event)
         self._tell_batch_ended()
 
@@ -291,6 +277,10 @@ class Runner:
     def record_with(self, record: Record) -> None:
         """Call `record` with every step from now on, before its commands are carried out."""
         self._record = record
+
+    def trace_with(self, tracer: Tracer) -> None:
+        """Tell `tracer` of every batch from now on."""
+        self._traced = TracedBatches(tracer)
 
     def observe(self) -> Observation:
         """The scheduler's current queue depths and ages."""
@@ -449,6 +439,8 @@ class Runner:
         if not slices:
             self._feed_soon(nothing_executed(batch_id, batch))
             return
+        if self._traced is not None:
+            slices = self._traced.began(command, batch, slices, now_ns)
         self._running[batch_id] = batch
         self._began_ns[command.instance] = now_ns
         instance.run(batch_id, slices, lambda executed: self._executed(batch_id, executed))
@@ -461,6 +453,8 @@ class Runner:
             exc_info=error,
         )
         self._running.pop(command.batch_id, None)
+        if self._traced is not None:
+            self._traced.lost((command.batch_id,), self._clock(), "not_started")
         for part in command.parts:
             pending = self._pending.get(part.id)
             if pending is not None:
@@ -473,6 +467,8 @@ class Runner:
         try:
             batch = self._running.pop(batch_id, None)
             if batch is not None:
+                if self._traced is not None:
+                    self._traced.ended(batch_id, executed)
                 progress = report(batch_id, batch, executed, self._clock)
                 if batch.pendings[0].step is not None:
                     stop_steps(batch.pendings)

@@ -15,7 +15,10 @@ import grpc
 
 from batcher import errors, protocol, triton
 from batcher.clock import MILLISECOND, SECOND
+from batcher.core.commands import Reason
 from batcher.http2.grpc_headers import NO_RETRY, PUSHBACK_KEY
+from batcher.runtime.refusals import error_classes
+from batcher.telemetry import AdmissionReason, ReplyReason, UnreadReason
 
 Style: TypeAlias = Literal["standard", "triton"]
 
@@ -60,6 +63,34 @@ CODES: Mapping[Style, Mapping[type[errors.RequestError], grpc.StatusCode]] = {
     },
 }
 """Style -> error -> status code. A new subclass of RequestError needs a line here."""
+
+
+_OUTSIDE: Mapping[str, type[errors.RequestError]] = {
+    AdmissionReason.INVALID: errors.InvalidRequest,
+    AdmissionReason.UNAVAILABLE: errors.ModelUnavailable,
+    AdmissionReason.DRAINING: errors.Draining,
+    AdmissionReason.SEQUENCE: errors.SequenceError,
+    AdmissionReason.SEQUENCE_LIMIT: errors.Overloaded,
+    ReplyReason.ANSWER_TOO_LARGE: errors.AnswerTooLarge,
+    ReplyReason.BUFFER_FULL: errors.BufferFull,
+    ReplyReason.INTERNAL: errors.InternalError,
+    UnreadReason.UNKNOWN_MODEL: errors.UnknownModel,
+    UnreadReason.MESSAGE_TOO_LARGE: errors.Overloaded,
+    UnreadReason.METADATA_TOO_LARGE: errors.Overloaded,
+}
+"""Reasons that are not the scheduler's -> the error that the caller gets."""
+
+_SCHEDULER = error_classes()
+"""The same of the scheduler's."""
+
+
+def code_of_reason(reason: str, style: Style = "standard") -> str:
+    """The name of the status code of a request that ended for this reason; `UNKNOWN` for others."""
+    if not reason:
+        return "OK"
+    # Some words are of both kinds.
+    error = (_SCHEDULER if isinstance(reason, Reason) else _OUTSIDE).get(reason)
+    return "UNKNOWN" if error is None else str(CODES[style][error].name)
 
 
 @dataclass(frozen=True, slots=True)

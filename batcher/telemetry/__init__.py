@@ -24,7 +24,6 @@ from batcher.telemetry.parts import (
     RepositoryPoints,
     TransportPart,
     TransportPoints,
-    TritonPart,
 )
 from batcher.telemetry.reasons import AdmissionReason, ReloadResult, ReplyReason, UnreadReason
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
@@ -55,7 +54,6 @@ __all__ = [
     "Telemetry",
     "TransportPart",
     "TransportPoints",
-    "TritonPart",
     "UnreadReason",
     "configure_logging",
     "probe_loop_lag",

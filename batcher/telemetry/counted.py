@@ -47,6 +47,10 @@ class CountedModels:
         self._keys[key] = model
         return model
 
+    def known(self, name: str, version: str) -> ModelTelemetry | None:
+        """The counts of the model with these labels; None if there is none."""
+        return self._models.get((name, version))
+
     def of_generation(self, key: str) -> ModelTelemetry | None:
         """The counts of the model that a generation is of; None for one that is not known."""
         return self._keys.get(key)

@@ -44,7 +44,9 @@ class EndedRequest:
     metadata: Sequence[tuple[str, str | bytes]] = ()
     """The metadata of its call; all requests of a stream have the same."""
     trace: object | None = None
-    """What tracing keeps of the request."""
+    """Its trace context, where tracing had to know that before its end."""
+    tenant: str = ""
+    """As its caller says."""
 
     @property
     def duration_ns(self) -> int:

@@ -11,10 +11,11 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar as SampleExemplar
+from prometheus_client.samples import Sample, Timestamp
 
 from batcher.telemetry.families import Family
-from batcher.telemetry.histogram import Buckets, Histogram
+from batcher.telemetry.histogram import Buckets, Exemplar, Histogram
 
 Labels = tuple[str, ...]
 Point = tuple[Labels, float]
@@ -78,41 +79,25 @@ class HistogramFamily(HistogramMetricFamily):
             piece = HistogramMetricFamily(
                 self.name, self.documentation, labels=self._labelnames, unit=self.unit
             )
-            counts = list(zip(self._limits, histogram.cumulative(), strict=True))
-            piece.add_metric(labels, counts, histogram.total / self._scale)
+            counts = zip(self._limits, histogram.cumulative(), strict=True)
+            exemplars = histogram.exemplars
+            if exemplars is None:
+                piece.add_metric(labels, list(counts), histogram.total / self._scale)
+            else:
+                buckets: list[tuple[str, float] | tuple[str, float, SampleExemplar]] = [
+                    (*count, self._exemplar(exemplars[place])) if place in exemplars else count
+                    for place, count in enumerate(counts)
+                ]
+                piece.add_metric(labels, buckets, histogram.total / self._scale)
             yield piece
 
-
-class VerbatimFamily(Metric):
-    """A family with another product's name, for programs that parse the text as that product writes it.
-
-    A counter has no `_total`, and numbers are written as plain digits: some read no exponents. Where the
-    client library writes it, and in OpenMetrics, which demands `_total`, a counter is of unknown type.
-    """
-
-    def __init__(self, family: Family, points: Iterable[Point]) -> None:
-        kind = "unknown" if family.kind == "counter" else family.kind
-        super().__init__(family.name, family.help, kind)
-        self._kind = family.kind
-        for labels, value in points:
-            self.add_sample(family.name, dict(zip(family.labels, labels, strict=True)), value)
-
-    def text(self, *, openmetrics: bool) -> Iterator[str]:
-        """Its lines with the header, then each sample's."""
-        kind = self.type if openmetrics else self._kind
-        yield f"# HELP {self.name} {self.documentation}\n# TYPE {self.name} {kind}\n"
-        for sample in self.samples:
-            pairs = ",".join(f'{name}="{_escaped(v)}"' for name, v in sample.labels.items())
-            labels = f"{{{pairs}}}" if pairs else ""
-            yield f"{sample.name}{labels} {_digits(sample.value)}\n"
-
-
-def _digits(value: float) -> str:
-    return str(int(value)) if value == int(value) else f"{value:.6f}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    def _exemplar(self, exemplar: Exemplar) -> SampleExemplar:
+        """The exemplar as OpenMetrics has it; the other text format leaves it out."""
+        return SampleExemplar(
+            {"trace_id": f"{exemplar.trace_id:032x}", "span_id": f"{exemplar.span_id:016x}"},
+            exemplar.value / self._scale,
+            Timestamp(*divmod(round(exemplar.timestamp_s * 1e9), 10**9)),
+        )
 
 
 def histograms(family: Family, points: Iterable[tuple[Labels, Histogram]]) -> Metric:

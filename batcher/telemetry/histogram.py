@@ -27,16 +27,36 @@ class Buckets:
         return tuple(bound / self.scale for bound in self.bounds)
 
 
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """A traced request in one bucket: its value, in the unit that is recorded, and when it ended."""
+
+    value: float
+    trace_id: int
+    span_id: int
+    timestamp_s: float
+    """Unix time."""
+
+
 class Histogram:
     """Counts values in buckets; a value equal to a bound belongs below it, as Prometheus wants."""
 
-    __slots__ = ("_bounds", "_counts", "total")
+    __slots__ = ("_bounds", "_counts", "exemplars", "total")
 
     def __init__(self, buckets: Buckets) -> None:
         self._bounds = buckets.bounds
         self._counts = [0] * (len(buckets.bounds) + 1)
         self.total: float = 0
         """The sum of all values, in the unit that is recorded."""
+        self.exemplars: dict[int, Exemplar] | None = None
+        """Place of a bucket -> the last traced value in it; None if none was traced."""
+
+    def exemplify(self, value: float, trace_id: int, span_id: int, timestamp_s: float) -> None:
+        """Have a value that is recorded, too, stand for others of its bucket."""
+        if self.exemplars is None:
+            self.exemplars = {}
+        place = bisect_left(self._bounds, value)
+        self.exemplars[place] = Exemplar(value, trace_id, span_id, timestamp_s)
 
     def observe(self, value: float) -> None:
         """Record a value, in the unit that is recorded."""

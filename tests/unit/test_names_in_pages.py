@@ -10,7 +10,6 @@ from batcher.config import (
     FlightRecorderConfig,
     HealthConfig,
     JournalConfig,
-    MetricsConfig,
     ModelConfig,
     ModelRepositoryConfig,
     QueueConfig,
@@ -36,7 +35,6 @@ SECTIONS = {
     "warmup": WarmupConfig,
     "journal": JournalConfig,
     "flight_recorder": FlightRecorderConfig,
-    "metrics": MetricsConfig,
 }
 FAMILY_NAMES = {family.name for family in FAMILIES} | {family.exported_name for family in FAMILIES}
 FOLDERS = (

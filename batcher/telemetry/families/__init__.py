@@ -18,8 +18,8 @@ from batcher.telemetry.families import (
     requests,
     scale,
     sequences,
+    tracing,
     transport,
-    triton,
 )
 from batcher.telemetry.families.family import (
     BUCKETS,
@@ -41,7 +41,6 @@ __all__ = [
     "FILL",
     "LATENCY",
     "LOAD",
-    "OPTIONAL",
     "ROWS",
     "Area",
     "Family",
@@ -57,8 +56,8 @@ __all__ = [
     "requests",
     "scale",
     "sequences",
+    "tracing",
     "transport",
-    "triton",
 ]
 
 AREAS: tuple[Area, ...] = (
@@ -70,6 +69,7 @@ AREAS: tuple[Area, ...] = (
     models,
     sequences,
     recording,
+    tracing,
     transport,
     repository,
 )
@@ -77,6 +77,3 @@ AREAS: tuple[Area, ...] = (
 
 FAMILIES: tuple[Family, ...] = tuple(family for area in AREAS for family in area.FAMILIES)
 """All of them, in that order."""
-
-OPTIONAL: tuple[Family, ...] = triton.FAMILIES
-"""Families that are exported if the configuration says so, after all others."""

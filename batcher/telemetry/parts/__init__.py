@@ -14,8 +14,8 @@ from batcher.telemetry.parts.repository import RepositoryPart, RepositoryPoints
 from batcher.telemetry.parts.requests import RequestsPart
 from batcher.telemetry.parts.scale import ScalePart
 from batcher.telemetry.parts.sequences import SequencesPart
+from batcher.telemetry.parts.tracing import TracingPart
 from batcher.telemetry.parts.transport import TransportPart, TransportPoints
-from batcher.telemetry.parts.triton import TritonPart
 
 __all__ = [
     "BatchesPart",
@@ -30,7 +30,7 @@ __all__ = [
     "RequestsPart",
     "ScalePart",
     "SequencesPart",
+    "TracingPart",
     "TransportPart",
     "TransportPoints",
-    "TritonPart",
 ]

@@ -10,11 +10,11 @@ from batcher.config import (
     ControlsConfig,
     DeviceConfig,
     FlightRecorderConfig,
+    HeaderFile,
     HealthConfig,
     InputConfig,
     JournalConfig,
     LikeConfig,
-    MetricsConfig,
     ModelConfig,
     ModelRepositoryConfig,
     OutputConfig,
@@ -24,6 +24,8 @@ from batcher.config import (
     ServerConfig,
     StateConfig,
     TlsConfig,
+    TracingConfig,
+    TracingTlsConfig,
     WarmupConfig,
     json_schema,
     load_config,
@@ -52,7 +54,9 @@ SECTIONS = {
     "devices": DeviceConfig,
     "journal": JournalConfig,
     "flight_recorder": FlightRecorderConfig,
-    "metrics": MetricsConfig,
+    "tracing": TracingConfig,
+    "tracing.headers.*": HeaderFile,
+    "tracing.tls": TracingTlsConfig,
 }
 
 

@@ -23,6 +23,7 @@ from batcher.telemetry import (
     TransportPoints,
 )
 from batcher.telemetry.families import FAMILIES, Stage
+from batcher.telemetry.parts import TracingPart
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[2] / "docs" / "metrics.md"
@@ -54,6 +55,7 @@ def populated(registry, telemetry, model):
     telemetry.add(TransportPart(lambda: points))
     telemetry.add(RepositoryPart(lambda: RepositoryPoints(models=1, scans=some)))
     telemetry.add(RecordingPart(RecordingStatistics))
+    telemetry.add(TracingPart(dict))
     instances, abandoned = [(("m", "1", "0", "up"), 1)], [(("m", "1"), 0)]
     states = [(("m", "1", "ready"), 1)]
     telemetry.watch_health(lambda: HealthPoints(True, states, instances, abandoned))

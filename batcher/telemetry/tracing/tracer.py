@@ -1,0 +1,216 @@
+"""Decides what is traced, and hands it to the sender. Everything here runs on the event loop.
+
+Nothing is done when a request arrives: its span is made of its stamps when it has ended. Only what has
+to be known before is made before: the context that a batch's executor sends on, and that of log
+records. A batch is handed on when its last request has ended: only then is it known which of them are
+traced, because that can depend on how they ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, Protocol
+
+from batcher.core.commands import Outcome
+from batcher.telemetry.ended import EndedRequest
+from batcher.telemetry.tracing.context import PARENT, Metadata, TraceContext
+from batcher.telemetry.tracing.records import (
+    MAX_ID,
+    MAX_LINKS,
+    SpanId,
+    Traced,
+    TracedBatch,
+    TracedRequest,
+)
+from batcher.telemetry.tracing.sampling import Sampler
+
+MOST_BATCHES: Final = 8192
+"""Batches of which requests have not ended, such as those whose callers do not read. Beyond it the oldest
+get no span."""
+
+_KEPT: Final = {
+    "failed": (Outcome.FAILED,),
+    "refused": (Outcome.REJECTED,),
+    "late": (Outcome.EXPIRED,),
+}
+"""What `tracing.always` keeps -> outcomes. `late` keeps answers after the target, too."""
+
+
+class Put(Protocol):
+    """Takes a record to be sent; `spans` says how many spans it has."""
+
+    def __call__(self, record: Traced, spans: Callable[[], int]) -> None:
+        """Take it, or count what is dropped."""
+        ...
+
+
+class Tracer:
+    """The hooks of tracing. `put` takes what is to be sent, `status_of` names the gRPC status of a reason.
+
+    `always` are names of `tracing.always`. `kept` is called with each request that is traced.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        put: Put,
+        status_of: Callable[[str], str],
+        *,
+        always: Collection[str] = (),
+        kept: Callable[[EndedRequest, TraceContext], None] = lambda _ended, _context: None,
+    ) -> None:
+        self._sampler = sampler
+        self._put = put
+        self._status_of = status_of
+        self._always = frozenset(outcome for name in always for outcome in _KEPT[name])
+        self._always_late = "late" in always
+        self._kept = kept
+        self._batches: dict[int, TracedBatch] = {}
+
+    # Requests
+
+    def ended(self, ended: EndedRequest) -> None:
+        """A request has ended: trace it, or not."""
+        context = ended.trace
+        low_half = 0
+        if context is None:
+            for name, _ in ended.metadata:
+                if name == PARENT:
+                    context = self._sampler.context(ended.metadata)
+                    break
+            else:
+                # The usual case: of most requests no more than half an id is made.
+                low_half = self._sampler.low_half()
+        if context is None:
+            sampled = low_half < self._sampler.bound
+        else:
+            assert isinstance(context, TraceContext)  # noqa: S101 - nothing else is put there
+            sampled = context.sampled
+        if not sampled and ended.outcome not in self._always:
+            due_ns = ended.due_ns
+            if (
+                not self._always_late
+                or due_ns is None
+                or ended.outcome is not Outcome.OK
+                or ended.stamps.replied_ns <= due_ns
+            ):
+                for batch_id in ended.batches:
+                    batch = self._batches.get(batch_id)
+                    if batch is not None:
+                        self._leave(batch)
+                return
+        self._trace(ended, context or self._sampler.new(low_half))
+
+    def _trace(self, ended: EndedRequest, context: TraceContext) -> None:
+        links: list[SpanId] = []
+        batches = [batch for each in ended.batches if (batch := self._batches.get(each))]
+        for batch in batches:
+            own = batch.context
+            if own is None:
+                own = batch.context = self._below(context)
+            if own.parent_id == context.execute_id:
+                batch.has_parent = True
+            if len(batch.links) < MAX_LINKS:
+                batch.links.append((context.trace_id, context.span_id))
+            links.append((own.trace_id, own.span_id))
+        self._put_request(ended, context, tuple(links))
+        for batch in batches:
+            self._leave(batch)
+        self._kept(ended, context)
+
+    def _put_request(
+        self, ended: EndedRequest, context: TraceContext, links: tuple[SpanId, ...]
+    ) -> None:
+        due_ns, stamps = ended.due_ns, ended.stamps
+        target_ns = late = None
+        if due_ns is not None:
+            target_ns = due_ns - stamps.arrival_ns
+            if ended.outcome is Outcome.OK:
+                late = stamps.replied_ns > due_ns
+        record = TracedRequest(
+            context,
+            ended.model,
+            ended.version,
+            ended.outcome,
+            ended.reason,
+            self._status_of(ended.reason),
+            ended.rows,
+            stamps,
+            target_ns,
+            late,
+            (ended.late_hop or "") if late else "",
+            ended.upstream_ns,
+            ended.blame,
+            ended.id[:MAX_ID],
+            links,
+            len(ended.batches),
+            tenant=ended.tenant[:MAX_ID],
+        )
+        self._put(record, record.count_spans)
+
+    # Batches
+
+    def batch_began(self, batch: TracedBatch) -> None:
+        """A batch was dispatched. `batch_ended` or `batch_lost` must follow, and the ends of its requests."""
+        self._batches[batch.id] = batch
+        if len(self._batches) > MOST_BATCHES:
+            del self._batches[next(iter(self._batches))]
+
+    def batch_ended(
+        self,
+        batch_id: int,
+        started_ns: int,
+        execute_start_ns: int,
+        execute_end_ns: int,
+        ended_ns: int,
+        failure: str,
+    ) -> None:
+        """A batch has ended; moments are 0 where it did not get so far. `failure` says why it failed."""
+        batch = self._batches.get(batch_id)
+        if batch is not None:
+            batch.started_ns = started_ns
+            batch.execute_start_ns = execute_start_ns
+            batch.execute_end_ns = execute_end_ns
+            batch.ended_ns = ended_ns or execute_end_ns
+            batch.failure = failure
+            self._leave(batch)
+
+    def batch_lost(self, batch_id: int, now_ns: int, failure: str) -> None:
+        """A batch will not report, because its instance went down, or could not be started."""
+        self.batch_ended(batch_id, 0, 0, 0, now_ns, failure)
+
+    def send_on(self, batch: TracedBatch, contexts: Sequence[TraceContext]) -> TraceContext:
+        """The context of a batch that its executor sends on: below its first sampled request.
+
+        `contexts` are those of its requests, in order.
+        """
+        chosen = next((each for each in contexts if each.sampled), contexts[0])
+        batch.context = self._below(chosen)
+        return batch.context
+
+    def context(self, metadata: Metadata) -> TraceContext:
+        """The context of a request with this metadata, where it must be known before the request ends."""
+        return self._sampler.context(metadata)
+
+    def _below(self, parent: TraceContext) -> TraceContext:
+        """A context for the span of a batch, as a child of a request's stage `execute`."""
+        return TraceContext(
+            parent.trace_id,
+            self._sampler.span_id(),
+            0,
+            parent_id=parent.execute_id,
+            sampled=parent.sampled,
+            state=parent.state,
+        )
+
+    def _leave(self, batch: TracedBatch) -> None:
+        """The batch itself, or one of its requests, has ended."""
+        batch.left -= 1
+        if not batch.left:
+            self._batches.pop(batch.id, None)
+            if batch.links:
+                self._put(batch, _one)
+
+
+def _one() -> int:
+    return 1
