@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
+
+from batcher.telemetry.log_limits import LogLimiter
 
 LogFormat = Literal["text", "json"]
 
@@ -25,11 +28,29 @@ def configure_logging(level: str, fmt: LogFormat, stream: TextIO | None = None) 
     """Send all logs of the process, from `level` up, to `stream` (default: standard error).
 
     `level` is one of `debug`, `info`, `warning`, `error`, in any case; ValueError otherwise. What
-    was configured before is replaced.
+    was configured before is replaced. Each kind of record is limited (`LogLimiter`).
     """
-    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler = LimitedHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(JsonFormatter() if fmt == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class LimitedHandler(logging.StreamHandler[TextIO]):
+    """Writes records to a stream, of each kind no more than the log can take."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._limiter = LogLimiter(self._emit_held)
+        self.addFilter(self._limiter)
+
+    def close(self) -> None:
+        """Write what is held back, and close."""
+        self._limiter.close()
+        super().close()
+
+    def _emit_held(self, record: logging.LogRecord) -> None:
+        with self.lock or nullcontext():
+            self.emit(record)
 
 
 class JsonFormatter(logging.Formatter):

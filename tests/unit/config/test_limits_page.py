@@ -89,8 +89,10 @@ from batcher.server.messages.wire import (
     MAX_PARAMETERS,
     MAX_TEXT,
 )
+from batcher.telemetry import log_limits
 from batcher.telemetry.live import HISTORY_S
 from batcher.telemetry.live.changes import MAX_CHANGE_CHARACTERS, MAX_CHANGES
+from batcher.telemetry.model import DEVICES
 from batcher.telemetry.watchdog import LOG_INTERVAL_NS, STALL_NS
 from batcher.triton_models.reading import MAX_CONFIG_BYTES
 from batcher.web.app import MAX_WAITING_SCRAPES
@@ -202,6 +204,13 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["idle time of shared memory"] == f"{IDLE_S:g}s"
     written = f"{BURST_LINES}, then {LINES_PER_SECOND} a second"
     assert rows["lines of a child process in the log"] == written
+    lines = f"{log_limits.BURST}, with a traceback {log_limits.TRACEBACKS}, then one every"
+    interval = format_duration(log_limits.INTERVAL_NS)
+    assert rows["lines of one kind in the log"] == f"{lines} {interval}"
+    assert rows["kinds of lines that are told apart"] == str(log_limits.MAX_KINDS)
+    printed = f"{log_limits.PRINTED_BURST} lines, then {SECOND // log_limits.PRINTED_INTERVAL_NS}"
+    assert rows["what Python code prints"] == f"{printed} a second"
+    assert rows["devices of one model"] == str(DEVICES)
     assert rows["values of a configuration, aliases counted"] == f"{MOST_VALUES:,}"
     days, size = LONGEST_NS / (24 * 3600 * SECOND), LARGEST_BYTES >> 50
     assert rows["a duration and a size of a configuration"] == f"{days:g} days, {size} PiB"
