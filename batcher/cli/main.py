@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from batcher import __version__
-from batcher.cli import buckets, check, profile, replay, schema, serve, simulate, suggest, tune
+from batcher.cli import buckets, check, profile, replay, schema, serve, simulate, suggest, top, tune
 from batcher.cli.renamed import SimulateCommand
 
 EXAMPLES = """
@@ -16,6 +16,8 @@ Examples:
 - `batcher check config.yaml` validates a configuration and summarizes it.
 
 - `batcher serve config.yaml` serves its models until SIGTERM or Ctrl-C.
+
+- `batcher top` shows what a running server does, once a second.
 
 - `batcher simulate config.yaml --arrivals poisson --load 0.8` predicts latency and goodput at 80 % of
   the capacity, without loading a model.
@@ -63,6 +65,7 @@ def _root(
 
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=check.EPILOG)(check.check)
+app.command(epilog=top.EPILOG)(top.top)
 app.command(epilog=simulate.EPILOG, cls=SimulateCommand)(simulate.simulate)
 app.command(epilog=replay.EPILOG)(replay.replay)
 app.command(epilog=profile.EPILOG)(profile.profile)

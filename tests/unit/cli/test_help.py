@@ -12,6 +12,7 @@ SNAPSHOTS = Path(__file__).parent / "snapshots"
 COMMANDS = [
     "serve",
     "check",
+    "top",
     "simulate",
     "replay",
     "profile",

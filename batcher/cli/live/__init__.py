@@ -1,0 +1,1 @@
+"""What `batcher top` consists of: `client` reads events, `state` keeps them, `screen` draws, `keys` listens."""

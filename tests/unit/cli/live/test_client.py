@@ -1,0 +1,115 @@
+"""What `batcher top` says of what it finds at an address."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from batcher.cli.live import client
+from batcher.cli.live.client import LiveError, events, read_address
+
+
+@contextmanager
+def answering(answer, family=socket.AF_INET, address=("127.0.0.1", 0)):
+    """A server that answers its first connection with these bytes, and ends it."""
+    with socket.socket(family) as listener:
+        listener.bind(address)
+        listener.listen()
+
+        def serve():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        name = listener.getsockname()
+        yield f"unix:{name}" if family == socket.AF_UNIX else f"127.0.0.1:{name[1]}"
+        thread.join(30)
+
+
+def stream(*events):
+    head = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\nretry: 1000\n\n"
+    )
+    body = b"".join(
+        f"event: second\nid: {n}\ndata: {text}\n\n".encode() for n, text in enumerate(events, 1)
+    )
+    return head + body
+
+
+def test_events_come_with_their_numbers(values):
+    answer = stream(json.dumps(values()), json.dumps(values()))
+    with answering(answer) as address:
+        found = list(events(address))
+    assert [each.number for each in found] == [1, 2]
+    assert found[0].values == values()
+
+
+def test_a_unix_socket(values, tmp_path):
+    with answering(stream(json.dumps(values())), socket.AF_UNIX, str(tmp_path / "s")) as address:
+        assert len(list(events(address))) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\n\r\n", "not as batcher does"),
+        (b"HTTP/1.1 200 OK\r\n\r\nhello", "no type"),
+        (b"HTTP/1.1 503 X\r\n\r\n50 viewers are looking already\n", "50 viewers are looking"),
+        (b"\x00\x00\x18\x04\x00\x00\x00\x00\x00", "does not speak HTTP"),
+        (b"", "does not speak HTTP"),
+        (stream("{}"), "not those of batcher"),
+        (stream("nonsense"), "not those of batcher"),
+        (stream("[1]"), "not those of batcher"),
+    ],
+)
+def test_what_is_no_batcher_is_said_so(answer, said):
+    with answering(answer) as address, pytest.raises(LiveError, match=said):
+        list(events(address))
+
+
+def test_where_nothing_listens():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(LiveError, match=r"Connection refused; is `batcher serve` running"):
+            list(events(address))
+
+
+def test_a_host_that_is_not_there():
+    with pytest.raises(LiveError, match="cannot reach"):
+        list(events("nowhere.invalid:8002"))
+
+
+def test_silence_ends(monkeypatch):
+    monkeypatch.setattr(client, "SILENCE_S", 0.01)
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, pytest.raises(LiveError, match="is silent"):
+        list(events(f"127.0.0.1:{silent.getsockname()[1]}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("10.0.0.1:8002", "10.0.0.1:8002"),
+        ("8002", "127.0.0.1:8002"),
+        ("http://pod:8002/", "pod:8002"),
+        ("http://pod:8002/v1/live", "pod:8002"),
+        ("[::1]:8002", "[::1]:8002"),
+        ("unix:/run/b.sock", "unix:/run/b.sock"),
+    ],
+)
+def test_addresses(text, address):
+    assert read_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "pod", "pod:", ":8002", "pod:x", "pod:99999"])
+def test_what_is_no_address(text):
+    with pytest.raises(LiveError, match="allowed: HOST:PORT"):
+        read_address(text)
