@@ -48,6 +48,7 @@ from batcher.telemetry import (
     RepositoryPart,
     Telemetry,
     TransportPart,
+    TritonPart,
     probe_loop_lag,
 )
 from batcher.telemetry.live import Changes, LiveView, Sampler, Severity
@@ -139,6 +140,8 @@ class Application:
         self.telemetry.add(TransportPart(self.grpc.statistics))
         self._tracing = self._set_up_tracing()
         self.live = self._live_feed()
+        if config.metrics.triton_names:
+            self.telemetry.add(TritonPart(self.telemetry, tuple, monotonic_ns))
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []
         self._watchdog: LoopWatchdog | None = None

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from batcher.telemetry.families import AREAS, BUCKETS, FAMILIES, Family, Values
+from batcher.telemetry.families import AREAS, BUCKETS, FAMILIES, OPTIONAL, Family, Values, triton
 from batcher.telemetry.meanings import MEANINGS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
@@ -49,7 +49,7 @@ def families() -> Iterator[str]:
 def labels() -> Iterator[str]:
     """What each label may hold; a label that means several things has a row for each."""
     found: dict[tuple[str, Values], list[str]] = {}
-    for family in FAMILIES:
+    for family in (*FAMILIES, *OPTIONAL):
         for label in family.labels:
             found.setdefault((label, family.of_label(label)), []).append(family.exported_name)
     yield "| label | of | holds | bounded by |"
@@ -80,7 +80,20 @@ def outcomes() -> Iterator[str]:
         before = outcome
 
 
-TABLES = {"families": families, "labels": labels, "buckets": buckets, "outcomes": outcomes}
+def triton_names() -> Iterator[str]:
+    """The families with Triton's names."""
+    yield "| family | type | unit | labels | meaning |"
+    yield "|---|---|---|---|---|"
+    yield from (family_row(family) for family in triton.FAMILIES)
+
+
+TABLES = {
+    "families": families,
+    "triton": triton_names,
+    "labels": labels,
+    "buckets": buckets,
+    "outcomes": outcomes,
+}
 
 
 def generated(page: str) -> str:

@@ -137,7 +137,8 @@ def _listeners(config: Config) -> list[str]:
         secured = " (mutual TLS)" if server.tls.client_ca else " (TLS)"
     lines = [f"grpc:  {', '.join(server.grpc)}{secured}"]
     if server.http is not None:
-        lines.append(f"http:  {server.http}")
+        names = " (metrics with Triton's names, too)" if config.metrics.triton_names else ""
+        lines.append(f"http:  {server.http}{names}")
     if server.admin:
         lines.append(f"admin: {', '.join(server.admin)}{secured}")
     if config.journal is not None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from batcher.config.files import file_problems, folder_problems, located
     from batcher.config.fitting import ExecutorBatches
     from batcher.config.loader import load_config, parse_config
+    from batcher.config.metrics import MetricsConfig
     from batcher.config.model import (
         HealthConfig,
         ModelConfig,
@@ -74,6 +75,7 @@ __all__ = [
     "InputConfig",
     "JournalConfig",
     "LikeConfig",
+    "MetricsConfig",
     "ModelConfig",
     "ModelOverrides",
     "ModelRepositoryConfig",
@@ -131,6 +133,7 @@ _MODULES: Final = {
     "files": ("file_problems", "folder_problems", "located"),
     "fitting": ("ExecutorBatches",),
     "loader": ("load_config", "parse_config"),
+    "metrics": ("MetricsConfig",),
     "model": ("HealthConfig", "ModelConfig", "QueueConfig", "RestartConfig", "WarmupConfig"),
     "overrides": ("changed_model", "sections_in_force", "sections_of"),
     "padding": ("InputConfig", "LikeConfig", "OutputConfig", "PaddingConfig"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, model_validator
 
+from batcher.config.metrics import MetricsConfig
 from batcher.config.model import ModelConfig
 from batcher.config.recording import FlightRecorderConfig, JournalConfig
 from batcher.config.repository import ModelRepositoryConfig
@@ -68,6 +69,9 @@ class Config(Section):
     tracing: TracingConfig | None = None
     """Which requests are traced, and where their spans are sent; null traces none."""
 
+    metrics: MetricsConfig = MetricsConfig()
+    """What `/metrics` exports."""
+
     _source: _Source = PrivateAttr(default_factory=_Source)
     _base_dir: Path = PrivateAttr(default_factory=Path)
     _base_dirs: dict[tuple[str, str], Path] = PrivateAttr(default_factory=dict)
@@ -126,6 +130,10 @@ class Config(Section):
                         f"no model names this device; allowed: {', '.join(used)}{suffix}",
                     )
                 )
+        if self.metrics.triton_names and self.server.http is None:
+            problems.append(
+                (("metrics", "triton_names"), "no effect without server.http; allowed: with it")
+            )
         CrossCheckError.raise_any(problems)
         return self
 

@@ -24,6 +24,7 @@ from batcher.telemetry.parts import (
     RepositoryPoints,
     TransportPart,
     TransportPoints,
+    TritonPart,
 )
 from batcher.telemetry.reasons import AdmissionReason, ReloadResult, ReplyReason, UnreadReason
 from batcher.telemetry.settings import ChangeResult, ChangeSource, SettingsTelemetry
@@ -54,6 +55,7 @@ __all__ = [
     "Telemetry",
     "TransportPart",
     "TransportPoints",
+    "TritonPart",
     "UnreadReason",
     "configure_logging",
     "probe_loop_lag",

@@ -14,7 +14,7 @@ from batcher.core.observation import Observation
 from batcher.telemetry.counted import CountedModels
 from batcher.telemetry.ended import EndHooks
 from batcher.telemetry.export import empty
-from batcher.telemetry.families import FAMILIES
+from batcher.telemetry.families import FAMILIES, OPTIONAL
 from batcher.telemetry.parts import (
     BatchesPart,
     HealthPoints,
@@ -30,7 +30,7 @@ from batcher.telemetry.parts import (
 log = logging.getLogger(__name__)
 
 _NOTHING = Observation(now_ns=0, models=(), instances=())
-_PLACES = {family.name: place for place, family in enumerate(FAMILIES)}
+_PLACES = {family.name: place for place, family in enumerate((*FAMILIES, *OPTIONAL))}
 
 
 class Telemetry(CountedModels, Collector):
@@ -72,14 +72,14 @@ class Telemetry(CountedModels, Collector):
         self._health = health
 
     def add(self, part: Part) -> None:
-        """Export the families of `part` from now on, in the place that they have in `FAMILIES`.
+        """Export the families of `part` from now on, in the place that they have in `FAMILIES`, then `OPTIONAL`.
 
         Raises ValueError for a family that is not there, or is exported already.
         """
         exported = {family.name for each in self._parts for family in each.families}
         for family in part.families:
             if family.name not in _PLACES:
-                raise ValueError(f"{family.name} is not in FAMILIES")
+                raise ValueError(f"{family.name} is not in FAMILIES or OPTIONAL")
             if family.name in exported:
                 raise ValueError(f"{family.name} is exported already")
         self._parts.append(part)

@@ -100,6 +100,38 @@ class HistogramFamily(HistogramMetricFamily):
         )
 
 
+class VerbatimFamily(Metric):
+    """A family with another product's name, for programs that parse the text as that product writes it.
+
+    A counter has no `_total`, and numbers are written as plain digits: some read no exponents. Where the
+    client library writes it, and in OpenMetrics, which demands `_total`, a counter is of unknown type.
+    """
+
+    def __init__(self, family: Family, points: Iterable[Point]) -> None:
+        kind = "unknown" if family.kind == "counter" else family.kind
+        super().__init__(family.name, family.help, kind)
+        self._kind = family.kind
+        for labels, value in points:
+            self.add_sample(family.name, dict(zip(family.labels, labels, strict=True)), value)
+
+    def text(self, *, openmetrics: bool) -> Iterator[str]:
+        """Its lines with the header, then each sample's."""
+        kind = self.type if openmetrics else self._kind
+        yield f"# HELP {self.name} {self.documentation}\n# TYPE {self.name} {kind}\n"
+        for sample in self.samples:
+            pairs = ",".join(f'{name}="{_escaped(v)}"' for name, v in sample.labels.items())
+            labels = f"{{{pairs}}}" if pairs else ""
+            yield f"{sample.name}{labels} {_digits(sample.value)}\n"
+
+
+def _digits(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:.6f}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
 def histograms(family: Family, points: Iterable[tuple[Labels, Histogram]]) -> Metric:
     """A histogram family with one histogram per point; labels in the family's order."""
     return HistogramFamily(family, points)

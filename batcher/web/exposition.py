@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from copy import copy
+from itertools import islice
 from time import perf_counter
 from typing import Final, TypeAlias
 
@@ -18,7 +19,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from batcher.telemetry.export import HistogramFamily
+from batcher.telemetry.export import HistogramFamily, VerbatimFamily
 
 log = logging.getLogger(__name__)
 
@@ -108,19 +109,25 @@ async def _rendered(registry: Collector, encode: Encoder, content_type: str) -> 
     """The text, and the seconds of the event loop that it took."""
     body: list[bytes] = []
     took_s, began_s = 0.0, perf_counter()
-    for part in _parts(registry, encode):
+    openmetrics = content_type.startswith("application/openmetrics-text")
+    for part in _parts(registry, encode, openmetrics=openmetrics):
         body.append(part)
         took_s += perf_counter() - began_s
         await asyncio.sleep(0)
         began_s = perf_counter()
-    if content_type.startswith("application/openmetrics-text"):
+    if openmetrics:
         body.append(_END)
     return b"".join(body), took_s
 
 
-def _parts(registry: Collector, encode: Encoder) -> Iterator[bytes]:
+def _parts(registry: Collector, encode: Encoder, *, openmetrics: bool) -> Iterator[bytes]:
     for metric in registry.collect():
         try:
+            if isinstance(metric, VerbatimFamily):
+                lines = metric.text(openmetrics=openmetrics)
+                while some := "".join(islice(lines, SLICE_SAMPLES)):
+                    yield some.encode()
+                continue
             for number, part in enumerate(_slices(metric)):
                 text = encode(_SingleFamily(part)).removesuffix(_END)
                 yield _without_header(text) if number else text

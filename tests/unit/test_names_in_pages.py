@@ -10,6 +10,7 @@ from batcher.config import (
     FlightRecorderConfig,
     HealthConfig,
     JournalConfig,
+    MetricsConfig,
     ModelConfig,
     ModelRepositoryConfig,
     QueueConfig,
@@ -35,6 +36,7 @@ SECTIONS = {
     "warmup": WarmupConfig,
     "journal": JournalConfig,
     "flight_recorder": FlightRecorderConfig,
+    "metrics": MetricsConfig,
 }
 FAMILY_NAMES = {family.name for family in FAMILIES} | {family.exported_name for family in FAMILIES}
 FOLDERS = (

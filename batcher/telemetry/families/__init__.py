@@ -20,6 +20,7 @@ from batcher.telemetry.families import (
     sequences,
     tracing,
     transport,
+    triton,
 )
 from batcher.telemetry.families.family import (
     BUCKETS,
@@ -41,6 +42,7 @@ __all__ = [
     "FILL",
     "LATENCY",
     "LOAD",
+    "OPTIONAL",
     "ROWS",
     "Area",
     "Family",
@@ -58,6 +60,7 @@ __all__ = [
     "sequences",
     "tracing",
     "transport",
+    "triton",
 ]
 
 AREAS: tuple[Area, ...] = (
@@ -77,3 +80,6 @@ AREAS: tuple[Area, ...] = (
 
 FAMILIES: tuple[Family, ...] = tuple(family for area in AREAS for family in area.FAMILIES)
 """All of them, in that order."""
+
+OPTIONAL: tuple[Family, ...] = triton.FAMILIES
+"""Families that are exported if the configuration says so, after all others."""

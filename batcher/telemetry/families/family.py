@@ -98,6 +98,8 @@ class Family:
     buckets: Buckets | None = None
     values: Mapping[str, Values] = field(default_factory=dict)
     """What the labels may hold that are not in `SHARED`, or differ from it."""
+    verbatim: bool = False
+    """Whether the name is another product's, and exported as it is."""
 
     def of_label(self, label: str) -> Values:
         """What the label may hold. Raises KeyError if that was never stated."""
@@ -106,7 +108,8 @@ class Family:
     @property
     def exported_name(self) -> str:
         """The name that queries use (of a histogram, the name before `_bucket`)."""
-        return f"{self.name}_total" if self.kind == "counter" else self.name
+        counter = self.kind == "counter" and not self.verbatim
+        return f"{self.name}_total" if counter else self.name
 
 
 class Area(Protocol):

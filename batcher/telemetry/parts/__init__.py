@@ -16,6 +16,7 @@ from batcher.telemetry.parts.scale import ScalePart
 from batcher.telemetry.parts.sequences import SequencesPart
 from batcher.telemetry.parts.tracing import TracingPart
 from batcher.telemetry.parts.transport import TransportPart, TransportPoints
+from batcher.telemetry.parts.triton import TritonPart
 
 __all__ = [
     "BatchesPart",
@@ -33,4 +34,5 @@ __all__ = [
     "TracingPart",
     "TransportPart",
     "TransportPoints",
+    "TritonPart",
 ]

@@ -15,6 +15,7 @@ from batcher.config import (
     InputConfig,
     JournalConfig,
     LikeConfig,
+    MetricsConfig,
     ModelConfig,
     ModelRepositoryConfig,
     OutputConfig,
@@ -57,6 +58,7 @@ SECTIONS = {
     "tracing": TracingConfig,
     "tracing.headers.*": HeaderFile,
     "tracing.tls": TracingTlsConfig,
+    "metrics": MetricsConfig,
 }
 
 

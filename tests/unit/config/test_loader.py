@@ -85,7 +85,7 @@ def test_every_problem_is_reported_at_once_in_the_order_of_the_lines(problems):
         "models[0].max_queue_delay (line 7): unknown key; write it under batching",
         "models[0].queue.max_requests (line 8): got 0; allowed: 1 or more",
         "server.http (line 10): given twice, again on line 11; allowed: once",
-        "color (line 12): unknown key; allowed: server, model_repository, models, devices, journal, flight_recorder, tracing",
+        "color (line 12): unknown key; allowed: server, model_repository, models, devices, journal, flight_recorder, tracing, metrics",
     ]  # fmt: skip
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from batcher.runtime.health import InstanceState, ModelState
-from batcher.telemetry.families import FAMILIES, models, process
+from batcher.telemetry.families import FAMILIES, OPTIONAL, models, process
 
 LIMITS = Path(__file__).parents[3] / "docs" / "limits.md"
 
 every_label = pytest.mark.parametrize(
     ("family", "label"),
-    [(family, label) for family in FAMILIES for label in family.labels],
+    [(family, label) for family in (*FAMILIES, *OPTIONAL) for label in family.labels],
     ids=lambda value: getattr(value, "name", value),
 )
 
@@ -28,7 +28,7 @@ def test_every_label_says_what_it_holds_and_what_bounds_it(family, label):
 
 
 def test_what_is_stated_is_a_label():
-    for family in FAMILIES:
+    for family in (*FAMILIES, *OPTIONAL):
         assert set(family.values) <= set(family.labels), family.name
 
 
