@@ -136,6 +136,7 @@ class Application:
             server,
             monotonic_ns,
             self.buffers,
+            self.load,
         )
         self.telemetry.add(TransportPart(self.grpc.statistics))
         self._tracing = self._set_up_tracing()
@@ -152,7 +153,9 @@ class Application:
         self._run("live-view", self.live.run())
         address = self.config.server.http
         if address is not None:
-            http = HttpServer(address, build_app(self.registry, self.health, self.live))
+            http = HttpServer(
+                address, build_app(self.registry, self.health, self.live, self.load.report)
+            )
             await http.start()
             self.http = http
         await self.grpc.start()
@@ -268,7 +271,7 @@ class Application:
             health=self._health.report,
             buffers=self.buffers,
         )
-        return LoadReporter(Identity.of_process(), sources)
+        return LoadReporter(Identity.of_process(self.config.server.replica), sources)
 
     def _live_feed(self) -> Feed:
         changes = Changes()

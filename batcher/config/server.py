@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from batcher.config.addresses import Address, TcpAddress, UnixAddress, parse_address
 from batcher.config.section import (
@@ -29,6 +29,8 @@ from batcher.config.units import (
 _IPV4: Final = "0.0.0.0"  # noqa: S104 - what the file may say
 _INT32_MAX = (1 << 31) - 1
 _SHORTEST_WATCH_NS = 100_000_000
+MAX_REPLICA: Final = 253
+"""Characters of the name of a replica: the longest that DNS, and so Kubernetes, allows."""
 
 
 class TlsConfig(Section):
@@ -49,10 +51,16 @@ class ServerConfig(Section):
     grpc: Annotated[tuple[Address, ...], *AT_LEAST_ONE] = ("127.0.0.1:8001",)
     """Listeners for inference: `host:port` or `unix:/path`."""
     http: Address | None = "127.0.0.1:8002"
-    """The HTTP listener of `/metrics`, `/healthz` and `/readyz`; null turns it off."""
+    """The HTTP listener of `/metrics`, `/v1/load`, `/healthz` and `/readyz`; null turns it off."""
     admin: tuple[Address, ...] = ()
     """Listeners for RPCs that load and unload models and change settings. Loading a model can mean
     running its code: prefer a Unix socket, such as `unix:/run/batcher/admin.sock`."""
+    replica: Annotated[str, Field(min_length=1, max_length=MAX_REPLICA)] | None = None
+    """The name of this replica in [load reports](load-report.md). null means the environment variable
+    POD_NAME or HOSTNAME, or the name of the host."""
+    load_trailers: bool = False
+    """Whether every inference call ends with an [ORCA load report](load-report.md#orca) in its trailing
+    metadata. false means only calls that ask for it."""
     tls: TlsConfig | None = None
     """TLS on the TCP listeners of `grpc` and `admin`; null means plain text. Unix sockets and
     `http` are never encrypted. Renewed files are read again, as often as `config_poll_interval`

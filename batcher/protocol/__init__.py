@@ -9,6 +9,7 @@ Servers use `handlers`, clients `Stub`; `methods` is the table of methods that b
 """
 
 from batcher.protocol._generated import batcher_admin_v1_admin as admin
+from batcher.protocol._generated import batcher_load_v1_load as load
 from batcher.protocol._generated import google_rpc_error_details as error_details
 from batcher.protocol._generated import google_rpc_status as status
 from batcher.protocol._generated import grpc_health_v1_health as health
@@ -17,12 +18,16 @@ from batcher.protocol._generated import grpc_reflection_v1alpha_reflection as re
 from batcher.protocol._generated import inference_model_config as model_config
 from batcher.protocol._generated import inference_service as inference
 from batcher.protocol._generated import torchserve_inference, torchserve_management
+from batcher.protocol._generated import xds_data_orca_v3_orca_load_report as orca
+from batcher.protocol._generated import xds_service_orca_v3_orca as orca_service
 from batcher.protocol.descriptors import file_and_imports, file_containing
 from batcher.protocol.services import (
     ADMIN,
     HEALTH,
     INFERENCE,
+    LOAD_REPORTS,
     MAX_CONTROL_BYTES,
+    OPEN_RCA,
     TORCHSERVE_INFERENCE,
     TORCHSERVE_MANAGEMENT,
     Method,
@@ -35,7 +40,9 @@ __all__ = [
     "ADMIN",
     "HEALTH",
     "INFERENCE",
+    "LOAD_REPORTS",
     "MAX_CONTROL_BYTES",
+    "OPEN_RCA",
     "TORCHSERVE_INFERENCE",
     "TORCHSERVE_MANAGEMENT",
     "Method",
@@ -47,8 +54,11 @@ __all__ = [
     "handlers",
     "health",
     "inference",
+    "load",
     "methods",
     "model_config",
+    "orca",
+    "orca_service",
     "reflection",
     "reflection_v1alpha",
     "status",

@@ -15,6 +15,8 @@ from batcher.protocol import _pool
 INFERENCE = "inference.GRPCInferenceService"
 ADMIN = "batcher.admin.v1.Admin"
 HEALTH = "grpc.health.v1.Health"
+LOAD_REPORTS = "batcher.load.v1.LoadReports"
+OPEN_RCA = "xds.service.orca.v3.OpenRcaService"
 TORCHSERVE_INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 TORCHSERVE_MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 

@@ -10,7 +10,7 @@ import grpc
 from grpc import aio
 
 from batcher.errors import RequestError
-from batcher.http2.grpc_headers import INTERNAL_ERROR
+from batcher.http2.grpc_headers import INTERNAL_ERROR, Metadata
 from batcher.server.status import Style, to_status
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,21 @@ async def answered(answer: Awaitable[Answer], context: Context, style: Style) ->
 
 
 async def abort(
-    context: Context, error: RequestError, style: Style, *, request_id: str = ""
+    context: Context,
+    error: RequestError,
+    style: Style,
+    *,
+    request_id: str = "",
+    metadata: Metadata = (),
 ) -> NoReturn:
-    """End a call with the status of this error. `request_id` is the caller's own."""
+    """End a call with the status of this error. `request_id` is the caller's own.
+
+    `metadata` is sent with the status, behind what the status brings along.
+    """
     status = to_status(error, style, request_id=request_id)
     try:
-        await context.abort(status.code, status.message, status.trailing_metadata)
+        trailers = (*status.trailing_metadata, *metadata)
+        await context.abort(status.code, status.message, trailers)
     finally:
         # grpcio's context refers to the error of its abort, and that to this frame: a reference cycle.
         del context

@@ -11,18 +11,21 @@ from batcher.clock import Clock
 from batcher.config import ServerConfig
 from batcher.lifecycle import ModelManager
 from batcher.live_settings import LiveSettings
-from batcher.protocol import ADMIN, HEALTH, INFERENCE, handlers
+from batcher.protocol import ADMIN, HEALTH, INFERENCE, LOAD_REPORTS, OPEN_RCA, handlers
 from batcher.server.listeners import BuiltinServer, GrpcioServer
 from batcher.server.services.control import ControlServicer
 from batcher.server.services.flight_record import FlightRecordServicer
 from batcher.server.services.health import HealthService
 from batcher.server.services.inference import InferenceServicer
+from batcher.server.services.load import LoadServicer
+from batcher.server.services.load_trailers import LoadTrailers
 from batcher.server.services.reflection import reflection_handlers
 from batcher.server.services.settings import SettingsServicer
 from batcher.server.statistics import transport_points
 from batcher.server.tls import Certificates
 from batcher.service import Batcher
 from batcher.telemetry import TransportPoints
+from batcher.telemetry.load import LoadReporter
 
 
 class GrpcFrontend:
@@ -37,11 +40,14 @@ class GrpcFrontend:
         config: ServerConfig,
         clock: Clock,
         buffers: Buffers,
+        load: LoadReporter,
     ) -> None:
+        self._load = LoadServicer(load, clock)
         self._buffers = buffers
         self._health = HealthService()
         batcher.health.watch(self._health.update)
-        self._inference = InferenceServicer(batcher, clock, config, buffers)
+        trailers = LoadTrailers(load.report, always=config.load_trailers)
+        self._inference = InferenceServicer(batcher, clock, config, buffers, trailers)
         self._settings = SettingsServicer(live_settings, config.status_codes)
         self._flight = flight
         kind = BuiltinServer if config.transport == "builtin" else GrpcioServer
@@ -101,6 +107,7 @@ class GrpcFrontend:
     async def stop(self, grace_s: float) -> None:
         """Stop listening, let answers leave for at most `grace_s` seconds, end every call."""
         self._health.close()
+        self._load.close()
         await asyncio.gather(*(server.stop(grace_s) for server in self._servers))
         self._inference.close()
 
@@ -113,8 +120,12 @@ class GrpcFrontend:
             "ModelStreamInfer": self._inference.model_stream_infer,
             **control.methods(),
         }
-        served = [handlers(INFERENCE, methods, raw=methods), self._health.handler()]
-        services = [INFERENCE, HEALTH]
+        served = [
+            handlers(INFERENCE, methods, raw=methods),
+            self._health.handler(),
+            *self._load.handlers(),
+        ]
+        services = [INFERENCE, HEALTH, LOAD_REPORTS, OPEN_RCA]
         if admin:
             served.append(handlers(ADMIN, self._settings.methods() | self._flight.methods()))
             services.append(ADMIN)

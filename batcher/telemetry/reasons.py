@@ -92,3 +92,15 @@ ENDS: Final[tuple[End, ...]] = (
     *((Outcome.FAILED, reason) for reason in ReplyReason),
 )
 """Every way in which a request of a model can end: all of these counters exist from the start."""
+
+CALLER_ERRORS: Final[frozenset[EndReason]] = frozenset(
+    {
+        AdmissionReason.INVALID,
+        AdmissionReason.SEQUENCE,
+        Reason.TOO_MANY_ROWS,
+        Reason.TOO_MANY_BYTES,
+        Reason.DEADLINE_TOO_SHORT,
+        Reason.INPUT_FAILURE,
+    }
+)
+"""Reasons that are the caller's fault: another server would not answer such a request, either."""

@@ -1,8 +1,8 @@
-"""The paths: `/metrics`, `/healthz`, `/readyz`, and the live view at `/` and `/v1/live`."""
+"""The paths: `/metrics`, `/v1/load`, `/healthz`, `/readyz`, and the live view at `/` and `/v1/live`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Final
 
@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from batcher.runtime.health import HealthReport
+from batcher.telemetry.load import LoadReport, SharedEncoding, json_parts
 from batcher.web.exposition import Exposition
 from batcher.web.live import PAGE, SECURITY_HEADERS, EventStream, Feed
 
@@ -20,17 +21,20 @@ MAX_WAITING_SCRAPES: Final = 32
 """Requests for `/metrics` that wait at once: a quarter of the connections. Viewers and health probes have the others."""
 
 _NOT_FOUND = (
-    "Not Found: this port serves the live view at /, /metrics, /healthz and /readyz;"
+    "Not Found: this port serves the live view at /, /metrics, /v1/load, /healthz and /readyz;"
     " inference is gRPC, on the addresses of server.grpc\n"
 )
 
 
 def build_app(
-    registry: Collector, health: Callable[[], HealthReport], feed: Feed | None = None
+    registry: Collector,
+    health: Callable[[], HealthReport],
+    feed: Feed | None = None,
+    load: Callable[[], LoadReport] | None = None,
 ) -> Starlette:
-    """The application; `registry` and `health` are read anew at each request.
+    """The application; `registry`, `health` and `load` are read anew at each request.
 
-    `/` shows what `/v1/live` sends, which is there if a feed is given.
+    `/` shows what `/v1/live` sends, which is there if a feed is given, and `/v1/load` if `load` is.
 
     `/healthz` answers 503 where only a restart helps, else 200: an answer at all proves that the event
     loop runs, and a full queue is no reason for a restart. `/readyz` answers 200 or 503, with the
@@ -69,8 +73,19 @@ def build_app(
         routes=[
             Route("/", index),
             Route("/metrics", metrics),
+            *([] if load is None else [Route("/v1/load", _load_page(load))]),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             *([] if feed is None else [Route("/v1/live", EventStream(feed))]),
         ],
     )
+
+
+def _load_page(load: Callable[[], LoadReport]) -> Callable[[Request], Awaitable[Response]]:
+    encoding = SharedEncoding(load, json_parts)
+
+    async def answer(_: Request) -> Response:
+        headers = {"content-type": "application/json", "cache-control": "no-store"}
+        return Response(await encoding.current(), headers=headers)
+
+    return answer

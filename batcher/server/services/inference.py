@@ -19,6 +19,7 @@ from batcher.buffers import LARGE_ANSWER, Buffers
 from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
+from batcher.http2.grpc_headers import Metadata
 from batcher.offload import low_priority_pool
 from batcher.runtime.request import InferenceReply, InferenceRequest
 from batcher.server import messages
@@ -26,6 +27,7 @@ from batcher.server.calls import Context, abort
 from batcher.server.messages.classification import Classes
 from batcher.server.messages.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
 from batcher.server.messages.wire import WireRequest
+from batcher.server.services.load_trailers import LoadTrailers
 from batcher.server.services.streams import (
     Link,
     StreamCharges,
@@ -37,6 +39,7 @@ from batcher.server.services.streams import (
 from batcher.server.status import Style, to_status
 from batcher.service import RETRY_DRAINING_NS, Batcher
 from batcher.telemetry import AdmissionReason, ReplyReason, Stamps
+from batcher.telemetry.load import FORMAT_KEY
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ STREAM_ORDER_KEY = "x-batcher-stream-order"
 INTERNAL_ERROR = "internal error while answering a request; the log of the server has details"
 """The message of a defect of batcher: the caller learns no more, the log has the traceback."""
 
+_OWN = ("x-", FORMAT_KEY)
+
 CallMetadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 """All metadata of a call, as the transport gives it."""
 
@@ -61,9 +66,15 @@ class InferenceServicer:
     """Answers inference calls of all listeners."""
 
     def __init__(
-        self, batcher: Batcher, clock: Clock, config: ServerConfig, buffers: Buffers
+        self,
+        batcher: Batcher,
+        clock: Clock,
+        config: ServerConfig,
+        buffers: Buffers,
+        load: LoadTrailers,
     ) -> None:
         self._batcher = batcher
+        self._load = load
         self._buffers = buffers
         # The builtin transport charges requests and answers to `buffers` by itself.
         self._charging = config.transport == "builtin"
@@ -86,7 +97,8 @@ class InferenceServicer:
         size = len(data)
         try:
             if not self._buffers.reserve(size):
-                await abort(context, no_room(self._buffers, size), self._style)
+                load = self._load_of(context)
+                await abort(context, no_room(self._buffers, size), self._style, metadata=load)
             try:
                 return await self.model_infer(data, context)
             finally:
@@ -101,18 +113,24 @@ class InferenceServicer:
         metadata = context.invocation_metadata() or ()
         own = _own(metadata)
         request_id = ""
+        wire: WireRequest | None = None
         try:
             wire = await self._parse(data, arrival_ns)
             request_id = wire.id
             answer, stamps = await self._infer(wire, arrival_ns, deadline_ns, own, metadata)
         except RequestError as error:
-            await abort(context, error, self._style, request_id=request_id)
+            load = self._load.of_call(own, wire)
+            await abort(context, error, self._style, request_id=request_id, metadata=load)
         except Exception:
             log.exception(INTERNAL_ERROR)
-            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
+            load = self._load.of_call(own, wire)
+            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR, load)
         else:
-            if TIMINGS_KEY in own:
-                context.set_trailing_metadata(timings(stamps))
+            if own or self._load.always:
+                trailers = self._load.of_call(own, wire)
+                if TIMINGS_KEY in own:
+                    trailers = (*timings(stamps), *trailers)
+                context.set_trailing_metadata(trailers)
             return answer
         finally:
             del context  # as in `abort`
@@ -127,14 +145,20 @@ class InferenceServicer:
         """
         try:
             if self._batcher.draining or await self._pumped(context):
-                await abort(context, _draining(), self._style)
+                await abort(context, _draining(), self._style, metadata=self._load_of(context))
+            context.set_trailing_metadata(self._load_of(context))
         except (aio.AbortError, aio.UsageError):
             raise
         except Exception:
             log.exception(INTERNAL_ERROR)
-            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
+            load = self._load_of(context)
+            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR, load)
         finally:
             del context, requests  # as in `abort`; both know the call
+
+    def _load_of(self, context: Context) -> Metadata:
+        """The load for the trailing metadata of a stream, or of a request that was not read."""
+        return self._load.of_call(_own(context.invocation_metadata() or ()), None)
 
     async def _pumped(self, context: Context) -> bool:
         """Answer the requests of a stream; returns whether `end_streams` ended it."""
@@ -350,9 +374,9 @@ def _deadline(context: Context, now_ns: int) -> int | None:
 
 
 def _own(metadata: CallMetadata) -> dict[str, str]:
-    """The caller's metadata that may matter here: keys that begin with `x-`, as text."""
+    """The caller's metadata that may matter here: keys that begin with `x-`, and ORCA's, as text."""
     return {
-        key: value for key, value in metadata if key.startswith("x-") and isinstance(value, str)
+        key: value for key, value in metadata if key.startswith(_OWN) and isinstance(value, str)
     }
 
 

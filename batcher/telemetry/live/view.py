@@ -15,6 +15,7 @@ from batcher.telemetry.live.sampler import Counted, ModelSample, Sampler
 from batcher.telemetry.live.window import BATCH_BOUNDS, WINDOW_S, Window
 from batcher.telemetry.load import LoadReport, ModelLoad, RecentLoad
 from batcher.telemetry.model import ModelTelemetry
+from batcher.telemetry.reasons import CALLER_ERRORS
 from batcher.telemetry.settings import ChangeResult, ChangeSource
 
 Values: TypeAlias = dict[str, Any]
@@ -107,6 +108,7 @@ class LiveView:
             window.total(Outcome.OK),
             window.total(Outcome.REJECTED),
             window.total(Outcome.EXPIRED) + window.total(Outcome.FAILED),
+            sum([rate for (_, reason), rate in window.ended.items() if reason in CALLER_ERRORS]),
             window.p50_s,
             window.p99_s,
         )

@@ -5,7 +5,9 @@ RPC, `/v1/load`, ORCA, the live view and `batcher top` all show this report; non
 own. What is not known is None, never 0.
 """
 
+from batcher.telemetry.load.encoding import SharedEncoding, document, json_parts, message_parts
 from batcher.telemetry.load.identity import Identity
+from batcher.telemetry.load.orca import FORMAT_KEY, OrcaTrailers, TrailerFormat, whole
 from batcher.telemetry.load.report import (
     DeviceLoad,
     LoadReport,
@@ -18,6 +20,7 @@ from batcher.telemetry.load.report import (
 from batcher.telemetry.load.reporter import LoadReporter, LoadSources
 
 __all__ = [
+    "FORMAT_KEY",
     "DeviceLoad",
     "Identity",
     "LoadReport",
@@ -25,7 +28,14 @@ __all__ = [
     "LoadSources",
     "ModelDeviceLoad",
     "ModelLoad",
+    "OrcaTrailers",
     "RecentLoad",
     "ReplicaLoad",
     "RequestCount",
+    "SharedEncoding",
+    "TrailerFormat",
+    "document",
+    "json_parts",
+    "message_parts",
+    "whole",
 ]

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
+from batcher.config.server import MAX_REPLICA
+
 POD_VARIABLES: Final = ("POD_NAME", "HOSTNAME")
 """Where a pod has its name: the first by the convention of the downward API, the second in every container."""
-
-MAX_NAME: Final = 253
-"""Characters of a name that are kept: the longest that DNS, and so Kubernetes, allows."""
 
 _START_ID_BYTES: Final = 8
 
@@ -33,4 +32,4 @@ class Identity:
         known = os.environ if environment is None else environment
         names = (configured, *(known.get(each) for each in POD_VARIABLES), socket.gethostname())
         name = next((each for each in names if each), "")
-        return cls(name[:MAX_NAME], secrets.token_hex(_START_ID_BYTES))
+        return cls(name[:MAX_REPLICA], secrets.token_hex(_START_ID_BYTES))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from batcher.telemetry.devices import DeviceStatistics
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaLoad:
@@ -54,6 +56,8 @@ class RecentLoad:
     """Outcome `rejected`."""
     errors_per_second: float
     """Outcomes `expired` and `failed`."""
+    caller_errors_per_second: float
+    """Those of both that are the caller's fault: requests that are wrong, too large, or ask for the impossible."""
     latency_p50_seconds: float | None = None
     """Of the answers; None without any."""
     latency_p99_seconds: float | None = None
@@ -128,6 +132,8 @@ class DeviceLoad:
     """Work offered in the recent past over what the device can serve in time."""
     headroom_ratio: float | None = None
     """What it could serve in time over what is offered."""
+    statistics: DeviceStatistics | None = None
+    """What NVML says of its GPU, with its state and age."""
 
 
 @dataclass(frozen=True, slots=True)

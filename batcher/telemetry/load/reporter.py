@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from batcher import __version__
 from batcher.buffers import Buffers
 from batcher.clock import MILLISECOND, SECOND, Clock, monotonic_ns
-from batcher.core.observation import ModelObservation, Observation
+from batcher.core.observation import DeviceObservation, ModelObservation, Observation
 from batcher.telemetry.counted import CountedModels
+from batcher.telemetry.devices import DeviceStatistics
 from batcher.telemetry.export import Labels
 from batcher.telemetry.load.identity import Identity
 from batcher.telemetry.load.report import (
@@ -29,10 +31,6 @@ REPORT_INTERVAL_NS: Final = 100 * MILLISECOND
 """The least time between two reports: whoever asks in between gets the last one. Load balancers and
 autoscalers act on seconds, so a longer interval would only make ages coarser; at half of it, many askers
 would cost twice as much of the event loop."""
-
-
-_GONE: Final = "unloaded"
-"""The state of a model that is not served any more, but is counted still."""
 
 
 class InstanceStatus(Protocol):
@@ -92,11 +90,25 @@ class ReplicaStatus(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """The status of a model that is not served any more, but is counted still."""
+
+    name: str = ""
+    version: str = ""
+    state: str = "unloaded"
+    reason: str = ""
+    instances: tuple[InstanceStatus, ...] = ()
+
+
+_GONE: Final = _Gone()
+
+
 def _nothing_recent(_model: Labels) -> RecentLoad | None:
     return None
 
 
-def _no_duty_cycle(_device: str) -> float | None:
+def _no_statistics(_device: str) -> DeviceStatistics | None:
     return None
 
 
@@ -110,7 +122,9 @@ class LoadSources:
     health: Callable[[], ReplicaStatus]
     buffers: Buffers
     recent: Callable[[Labels], RecentLoad | None] = _nothing_recent
-    duty_cycle: Callable[[str], float | None] = _no_duty_cycle
+    """The last seconds of a model."""
+    statistics: Callable[[str], DeviceStatistics | None] = _no_statistics
+    """What is known of the GPU behind a device."""
 
 
 class LoadReporter:
@@ -157,6 +171,7 @@ class LoadReporter:
             ready=health.ready,
             draining=sources.draining(),
             reason=health.reason,
+            desired_ratio=observation.desired_ratio,
             buffered_bytes=sources.buffers.used,
             buffered_limit_bytes=sources.buffers.limit,
         )
@@ -183,96 +198,108 @@ class LoadReporter:
             if labels is not None:
                 in_flight[labels] = in_flight.get(labels, 0) + instance.in_flight
         return tuple(
-            self._model(
+            _model(
                 labels,
-                statuses.get(labels),
+                statuses.get(labels, _GONE),
                 counted.get(labels),
                 observed.get(labels),
                 in_flight.get(labels, 0),
+                self.sources.recent(labels),
                 now_ns,
             )
             for labels in dict.fromkeys((*statuses, *counted, *observed))
         )
 
-    def _model(
-        self,
-        labels: Labels,
-        status: ModelStatus | None,
-        counts: ModelTelemetry | None,
-        seen: ModelObservation | None,
-        in_flight: int,
-        now_ns: int,
-    ) -> ModelLoad:
-        name, version = labels
-        load = ModelLoad(
-            model=name,
-            version=version,
-            state=_GONE if status is None else str(status.state),
-            reason="" if status is None else status.reason,
-            batches_in_flight=in_flight,
-            recent=self.sources.recent(labels),
-            instances=_instances(() if status is None else status.instances),
-        )
-        if seen is not None:
-            load = _with_queue(load, seen)
-        return load if counts is None else _with_counts(load, counts, now_ns)
-
     def _devices(self, observation: Observation) -> tuple[DeviceLoad, ...]:
         in_flight: dict[str, int] = {}
         for instance in observation.instances:
             in_flight[instance.device] = in_flight.get(instance.device, 0) + instance.in_flight
+        seen = {device.device: device for device in observation.devices}
         return tuple(
-            DeviceLoad(
-                device=device,
-                batches_in_flight=in_flight[device],
-                duty_cycle_ratio=self.sources.duty_cycle(device),
-            )
-            for device in sorted(in_flight)
+            _device(name, in_flight.get(name, 0), seen.get(name), self.sources.statistics(name))
+            for name in sorted(in_flight.keys() | seen.keys())
         )
 
 
-def _instances(instances: Sequence[InstanceStatus]) -> Mapping[str, int]:
-    found: dict[str, int] = {}
-    for instance in instances:
-        state = str(instance.state)
-        found[state] = found.get(state, 0) + 1
-    return found
-
-
-def _with_queue(load: ModelLoad, seen: ModelObservation) -> ModelLoad:
-    """The same with what the scheduler shows of its queue and running batches."""
-    oldest_ns = max(seen.oldest_waiting_ns or 0, seen.oldest_executing_ns or 0)
-    target_ns = seen.target_ns
-    return replace(
-        load,
-        target_seconds=None if target_ns is None else target_ns / SECOND,
-        oldest_waiting_age_seconds=(seen.oldest_waiting_ns or 0) / SECOND,
-        oldest_executing_age_seconds=(seen.oldest_executing_ns or 0) / SECOND,
-        oldest_request_target_ratio=oldest_ns / target_ns if target_ns else None,
-        queue_requests=seen.waiting_requests,
-        queue_rows=seen.waiting_rows,
-        queue_bytes=seen.waiting_bytes,
-        queue_backlog_seconds=seen.backlog_ns / SECOND,
-        executing_requests=seen.executing_requests,
-        latency_target_reachable=seen.reachable if target_ns else None,
+def _device(
+    name: str, in_flight: int, seen: DeviceObservation | None, statistics: DeviceStatistics | None
+) -> DeviceLoad:
+    load = seen.load if seen else None
+    return DeviceLoad(
+        device=name,
+        slots=seen.slots if seen else None,
+        batches_in_flight=in_flight,
+        load_ratio=load,
+        headroom_ratio=1 / load if load else None,
+        statistics=statistics,
     )
 
 
-def _with_counts(load: ModelLoad, counts: ModelTelemetry, now_ns: int) -> ModelLoad:
-    """The same with what was counted of it since the start."""
-    return replace(
-        load,
-        generation=counts.generation,
-        requests=tuple(
+def _model(
+    labels: Labels,
+    status: ModelStatus,
+    counts: ModelTelemetry | None,
+    seen: ModelObservation | None,
+    in_flight: int,
+    recent: RecentLoad | None,
+    now_ns: int,
+) -> ModelLoad:
+    model, version = labels
+    target_ns = seen.target_ns if seen else None
+    waiting_ns = (seen.oldest_waiting_ns or 0) if seen else None
+    executing_ns = (seen.oldest_executing_ns or 0) if seen else None
+    oldest_ns = max(waiting_ns or 0, executing_ns or 0)
+    return ModelLoad(
+        model=model,
+        version=version,
+        state=str(status.state),
+        reason=status.reason,
+        generation=counts.generation if counts else None,
+        target_seconds=_seconds(target_ns),
+        oldest_waiting_age_seconds=_seconds(waiting_ns),
+        oldest_executing_age_seconds=_seconds(executing_ns),
+        oldest_request_target_ratio=oldest_ns / target_ns if target_ns else None,
+        queue_requests=seen.waiting_requests if seen else None,
+        queue_rows=seen.waiting_rows if seen else None,
+        queue_bytes=seen.waiting_bytes if seen else None,
+        queue_backlog_seconds=seen.backlog_ns / SECOND if seen else None,
+        executing_requests=seen.executing_requests if seen else None,
+        batches_in_flight=in_flight,
+        latency_target_reachable=seen.reachable if seen and target_ns else None,
+        offered_rows_per_second=seen.offered_rows_per_s if seen else None,
+        capacity_rows_per_second=seen.capacity_rows_per_s if seen else None,
+        recent=recent,
+        requests=_ended(counts) if counts else (),
+        latency_target_missed=counts.target_missed if counts else 0,
+        batches=counts.batch_rows.cumulative()[-1] if counts else 0,
+        batch_rows=int(counts.batch_rows.total) if counts else 0,
+        instances=dict(Counter([str(instance.state) for instance in status.instances])),
+        devices=_on_devices(counts, seen, now_ns),
+    )
+
+
+def _ended(counts: ModelTelemetry) -> tuple[RequestCount, ...]:
+    return tuple(
+        [
             RequestCount(str(outcome), str(reason), count)
             for (outcome, reason), count in counts.requests.items()
             if count
-        ),
-        latency_target_missed=counts.target_missed,
-        batches=counts.batch_rows.cumulative()[-1],
-        batch_rows=int(counts.batch_rows.total),
-        devices=tuple(
-            ModelDeviceLoad(device, busy_ns / SECOND)
-            for device, busy_ns in counts.busy_ns(now_ns).items()
-        ),
+        ]
     )
+
+
+def _on_devices(
+    counts: ModelTelemetry | None, seen: ModelObservation | None, now_ns: int
+) -> tuple[ModelDeviceLoad, ...]:
+    busy_ns = counts.busy_ns(now_ns) if counts else {}
+    loads = dict(seen.device_loads) if seen else {}
+    return tuple(
+        [
+            ModelDeviceLoad(device, _seconds(busy_ns.get(device)), loads.get(device))
+            for device in dict.fromkeys((*busy_ns, *loads))
+        ]
+    )
+
+
+def _seconds(nanoseconds: float | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / SECOND

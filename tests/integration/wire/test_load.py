@@ -1,0 +1,206 @@
+"""The load report in each of its forms, from a server that is asked over its sockets."""
+
+import asyncio
+import base64
+import contextlib
+import json
+
+import grpc
+import h2.connection
+import h2.events
+import numpy as np
+import pytest
+from google.protobuf import json_format
+from grpc import aio
+
+from batcher import protocol
+from batcher.protocol import INFERENCE, LOAD_REPORTS, OPEN_RCA, Stub, load, orca, orca_service
+from batcher.server.services import load as load_service
+from batcher.testing.messages import infer_request
+
+WAIT_S = 20
+ORCA = "endpoint-load-metrics-bin"
+
+
+def ask(rows=1, model="hello"):
+    return infer_request(model, {"X": np.ones((rows, 4), np.float32)})
+
+
+@pytest.fixture
+async def server(start, hello):
+    """A started application with an HTTP listener, and a channel to it."""
+    application = await start(hello(server={"http": "127.0.0.1:0", "replica": "replica-7"}))
+    async with aio.insecure_channel(application.grpc.addresses[0]) as channel:
+        yield application, channel
+
+
+async def trailers(address, requests, *metadata, method="ModelInfer"):
+    """The trailers of a call as they are on the wire: grpc keeps those of ORCA for its load balancers."""
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    headers = {":method": "POST", ":scheme": "http", ":authority": "test"}
+    headers |= {":path": f"/{INFERENCE}/{method}", "te": "trailers"}
+    headers |= {"content-type": "application/grpc"}
+    connection.send_headers(1, list((headers | dict(metadata)).items()))
+    for message in requests:
+        data = message.SerializeToString()
+        connection.send_data(1, b"\0" + len(data).to_bytes(4, "big") + data)
+    connection.end_stream(1)
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    found = {}
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            writer.write(connection.data_to_send())
+            for event in connection.receive_data(await reader.read(65536)):
+                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                    found = {name.decode(): text.decode() for name, text in event.headers}
+                if isinstance(event, h2.events.StreamEnded):
+                    writer.close()
+                    return found
+
+
+def report_in(found):
+    """The report in trailers, in which binary values are in base64 without padding."""
+    return orca.OrcaLoadReport.FromString(base64.b64decode(found[ORCA] + "=="))
+
+
+async def test_every_form_says_the_same_of_one_moment(server, fetch):
+    application, channel = server
+    await Stub(channel, INFERENCE).ModelInfer(ask(3))
+    message = await Stub(channel, LOAD_REPORTS).Get(load.GetLoadRequest())
+    status, text = await fetch(application.http.address, "/v1/load")
+    assert status == 200
+    document = json.loads(text)
+    assert document["replica"]["replica"] == message.replica.replica == "replica-7"
+    assert document["replica"]["start_id"] == message.replica.start_id
+    (model,) = message.models
+    assert (model.model, model.version, model.state) == ("hello", "1", "ready")
+    assert [(each.outcome, each.reason, each.count) for each in model.requests] == [("ok", "", 1)]
+    assert (model.batches, model.batch_rows) == (1, 3)
+    assert dict(model.instances) == {"up": 1}
+    if document["number"] == message.number:
+        parsed = json_format.Parse(text, load.LoadReport())
+        assert parsed == message
+
+
+async def test_reflection_knows_both_services(server):
+    _, channel = server
+    stub = Stub(channel, "grpc.reflection.v1.ServerReflection")
+    asked = protocol.reflection.ServerReflectionRequest(list_services="*")
+    (answer,) = [each async for each in stub.ServerReflectionInfo(iter([asked]))]
+    names = {each.name for each in answer.list_services_response.service}
+    assert {LOAD_REPORTS, OPEN_RCA} <= names
+
+
+async def test_a_request_that_cannot_be_read_is_refused(server):
+    _, channel = server
+    get = channel.unary_unary(f"/{LOAD_REPORTS}/Get")(b"\xff\xff")
+    watch = channel.unary_stream(f"/{LOAD_REPORTS}/Watch")(b"\xff\xff")
+    metrics = channel.unary_stream(f"/{OPEN_RCA}/StreamCoreMetrics")(bytes(1024 * 1024 + 1))
+    for call in (get, watch, metrics):
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_watch_sends_later_reports_until_the_caller_leaves(server):
+    _, channel = server
+    request = load.WatchLoadRequest(interval={"nanos": 100_000_000})
+    call = Stub(channel, LOAD_REPORTS).Watch(request)
+    async with asyncio.timeout(WAIT_S):
+        numbers = [(await call.read()).number for _ in range(3)]
+    assert numbers[0] < numbers[-1]
+    call.cancel()
+
+
+@pytest.mark.parametrize("interval", [{"nanos": 99_999_999}, {"seconds": -1}, {"seconds": 3_601}])
+async def test_an_interval_out_of_bounds_is_refused(server, interval):
+    _, channel = server
+    call = Stub(channel, LOAD_REPORTS).Watch(load.WatchLoadRequest(interval=interval))
+    with pytest.raises(aio.AioRpcError, match=r"allowed: 0\.1 s to 3600 s") as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_watchers_are_bounded_and_make_room_when_they_leave(server, monkeypatch, eventually):
+    _, channel = server
+    monkeypatch.setattr(load_service, "MAX_WATCHERS", 2)
+    stub = Stub(channel, LOAD_REPORTS)
+    calls = [stub.Watch(load.WatchLoadRequest()) for _ in range(2)]
+    for call in calls:
+        await call.read()
+    with pytest.raises(aio.AioRpcError) as caught:
+        await stub.Watch(load.WatchLoadRequest()).read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    calls[0].cancel()
+
+    async def has_room():
+        another = stub.Watch(load.WatchLoadRequest())
+        with contextlib.suppress(aio.AioRpcError):
+            return await another.read() is not aio.EOF
+        return False
+
+    await eventually(has_room)
+
+
+async def test_core_metrics_come_at_once_and_in_the_shortest_interval(server):
+    _, channel = server
+    call = Stub(channel, OPEN_RCA).StreamCoreMetrics(orca_service.OrcaLoadReportRequest())
+    async with asyncio.timeout(WAIT_S):
+        first, second = await call.read(), await call.read()
+    assert 0 <= first.mem_utilization <= 1
+    assert second.named_metrics['batcher_queue_requests{model="hello",version="1"}'] == 0
+    call.cancel()
+
+
+BINARY = ("endpoint-load-metrics-format", "BIN")
+
+
+async def test_a_call_that_asks_gets_its_models_load(server):
+    application, _ = server
+    address = application.grpc.addresses[0]
+    found = await trailers(address, [ask()], BINARY)
+    assert found["grpc-status"] == "0"
+    assert report_in(found).named_metrics["batcher_queue_requests"] == 0
+    assert ORCA not in await trailers(address, [ask()])
+
+
+async def test_calls_that_fail_have_it_too(server):
+    application, _ = server
+    address = application.grpc.addresses[0]
+    found = await trailers(address, [ask(model="unknown")], BINARY)
+    assert found["grpc-status"] == "5"
+    assert not report_in(found).named_metrics
+    found = await trailers(address, [infer_request("hello", {})], BINARY)
+    assert found["grpc-status"] == "3"
+    assert "batcher_queue_requests" in report_in(found).named_metrics
+    application.batcher.draining = True
+    found = await trailers(address, [ask()], BINARY)
+    assert {ORCA, "grpc-retry-pushback-ms"} <= found.keys()
+
+
+async def test_other_forms(server):
+    application, _ = server
+    address = application.grpc.addresses[0]
+    for form, begin in (("text", "TEXT "), ("JSON", "JSON ")):
+        found = await trailers(address, [ask()], ("endpoint-load-metrics-format", form))
+        assert found["endpoint-load-metrics"].startswith(begin)
+    report = json.loads(found["endpoint-load-metrics"].removeprefix("JSON "))
+    assert report["named_metrics"]["batcher_queue_rows"] == 0
+    found = await trailers(address, [ask()], ("endpoint-load-metrics-format", "xml"))
+    assert not [name for name in found if name.startswith("endpoint-load")]
+
+
+async def test_a_stream_ends_with_it(server):
+    application, _ = server
+    address = application.grpc.addresses[0]
+    found = await trailers(address, [ask(), ask()], BINARY, method="ModelStreamInfer")
+    assert not report_in(found).named_metrics
+
+
+async def test_every_call_has_it_if_the_configuration_says_so(start, hello):
+    application = await start(hello(server={"load_trailers": True}))
+    address = application.grpc.addresses[0]
+    found = await trailers(address, [ask()], ("x-batcher-timings", "1"))
+    assert {ORCA, "x-batcher-timings"} <= found.keys()
+    assert ORCA in await trailers(address, [ask(model="unknown")])
+    assert ORCA in await trailers(address, [ask()], method="ModelStreamInfer")
