@@ -40,7 +40,7 @@ def document(part: Any) -> dict[str, Any]:
 
     The names are those of the messages in `batcher.protocol.load`, which take these documents as arguments.
     """
-    names, values_of = _FIELDS[type(part)]
+    names, values_of = FIELDS[type(part)]
     found: dict[str, Any] = {}
     for name, value in zip(names, values_of(part), strict=True):
         kind = type(value)
@@ -50,7 +50,7 @@ def document(part: Any) -> dict[str, Any]:
             found[name] = value
         elif kind is tuple:
             found[name] = [document(each) for each in value]
-        elif kind in _FIELDS:
+        elif kind in FIELDS:
             found[name] = document(value)
         else:
             found[name] = str(value) if isinstance(value, str) else dict(value)
@@ -140,7 +140,7 @@ _RENAMED: Final = {
 }
 """Fields that a report calls by the names of their metrics."""
 
-_FIELDS: Final[dict[type[Any], _Fields]] = {
+FIELDS: Final[dict[type[Any], _Fields]] = {
     kind: _fields_of(kind)
     for kind in (
         LoadReport,
@@ -153,3 +153,4 @@ _FIELDS: Final[dict[type[Any], _Fields]] = {
         DeviceStatistics,
     )
 }
+"""Each part of a report: the names of its fields, and what gives their values."""

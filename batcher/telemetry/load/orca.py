@@ -23,8 +23,6 @@ FORMAT_KEY: Final = "endpoint-load-metrics-format"
 TEXT_KEY: Final = "endpoint-load-metrics"
 BINARY_KEY: Final = "endpoint-load-metrics-bin"
 
-PREFIX: Final = "batcher_"
-"""Of every named metric; the rest is the name of a field of the load report."""
 _OF_MODELS: Final = (
     "oldest_waiting_age_seconds",
     "oldest_executing_age_seconds",
@@ -34,6 +32,7 @@ _OF_MODELS: Final = (
     "queue_backlog_seconds",
     "executing_requests",
 )
+"""Fields of the load report that are metrics, under the same names."""
 _OF_DEVICES: Final = ("load_ratio", "headroom_ratio", "batch_fill_ratio", "duty_cycle_ratio")
 
 
@@ -135,7 +134,7 @@ def _server(report: LoadReport) -> orca.OrcaLoadReport:
 
 
 def _values(part: ModelLoad | DeviceLoad, fields: tuple[str, ...]) -> Iterator[tuple[str, float]]:
-    prefix = PREFIX if isinstance(part, ModelLoad) else f"{PREFIX}device_"
+    prefix = "" if isinstance(part, ModelLoad) else "device_"
     for field in fields:
         value = getattr(part, field)
         if value is not None and isfinite(value):

@@ -148,7 +148,7 @@ async def test_core_metrics_come_at_once_and_in_the_shortest_interval(server):
     async with asyncio.timeout(WAIT_S):
         first, second = await call.read(), await call.read()
     assert 0 <= first.mem_utilization <= 1
-    assert second.named_metrics['batcher_queue_requests{model="hello",version="1"}'] == 0
+    assert second.named_metrics['queue_requests{model="hello",version="1"}'] == 0
     call.cancel()
 
 
@@ -160,7 +160,7 @@ async def test_a_call_that_asks_gets_its_models_load(server):
     address = application.grpc.addresses[0]
     found = await trailers(address, [ask()], BINARY)
     assert found["grpc-status"] == "0"
-    assert report_in(found).named_metrics["batcher_queue_requests"] == 0
+    assert report_in(found).named_metrics["queue_requests"] == 0
     assert ORCA not in await trailers(address, [ask()])
 
 
@@ -172,7 +172,7 @@ async def test_calls_that_fail_have_it_too(server):
     assert not report_in(found).named_metrics
     found = await trailers(address, [infer_request("hello", {})], BINARY)
     assert found["grpc-status"] == "3"
-    assert "batcher_queue_requests" in report_in(found).named_metrics
+    assert "queue_requests" in report_in(found).named_metrics
     application.batcher.draining = True
     found = await trailers(address, [ask()], BINARY)
     assert {ORCA, "grpc-retry-pushback-ms"} <= found.keys()
@@ -185,7 +185,7 @@ async def test_other_forms(server):
         found = await trailers(address, [ask()], ("endpoint-load-metrics-format", form))
         assert found["endpoint-load-metrics"].startswith(begin)
     report = json.loads(found["endpoint-load-metrics"].removeprefix("JSON "))
-    assert report["named_metrics"]["batcher_queue_rows"] == 0
+    assert report["named_metrics"]["queue_rows"] == 0
     found = await trailers(address, [ask()], ("endpoint-load-metrics-format", "xml"))
     assert not [name for name in found if name.startswith("endpoint-load")]
 
