@@ -1,4 +1,4 @@
-"""`LoadReports` and ORCA's `OpenRcaService`: the load report for whoever asks, once or all the time.
+"""`LoadReports` and ORCA's `OpenRcaService`: the load report, once or all the time.
 
 A watcher is sent a report only when it has read the one before, so nothing queues for a slow one: it misses
 reports, and gets the latest one next.

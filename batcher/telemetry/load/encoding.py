@@ -97,7 +97,7 @@ class SharedEncoding:
         if self._encoding is None or self._of is not report:
             self._of = report
             self._encoding = asyncio.create_task(self._encoded(report), name="load-report")
-        # Whoever gives up must not cancel it for the others.
+        # A caller that gives up must not cancel it for the others.
         return await asyncio.shield(self._encoding)
 
     async def _encoded(self, report: LoadReport) -> bytes:

@@ -28,7 +28,7 @@ from batcher.telemetry.load.report import (
 from batcher.telemetry.model import ModelTelemetry
 
 REPORT_INTERVAL_NS: Final = 100 * MILLISECOND
-"""The least time between two reports: whoever asks in between gets the last one. Load balancers and
+"""The least time between two reports: who asks in between gets the last one. Load balancers and
 autoscalers act on seconds, so a longer interval would only make ages coarser; at half of it, many askers
 would cost twice as much of the event loop."""
 
@@ -128,7 +128,7 @@ class LoadSources:
 
 
 class LoadReporter:
-    """Computes load reports; the last one serves everybody who asks within `REPORT_INTERVAL_NS`.
+    """Computes load reports; the last one serves all who ask within `REPORT_INTERVAL_NS`.
 
     Call every method on the event loop's thread.
     """
