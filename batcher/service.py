@@ -32,7 +32,7 @@ from batcher.runtime.interface.signature import RequestSummary
 from batcher.runtime.models.model import ServedModel
 from batcher.runtime.models.registry import ModelRegistry
 from batcher.runtime.pending import PendingRequest
-from batcher.runtime.request import InferenceReply, InferenceRequest
+from batcher.runtime.request import Arrival, InferenceReply, InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.runtime.sequences import Step
 from batcher.telemetry import (
@@ -146,19 +146,16 @@ class Batcher:
             del reply, pending
 
     def refused(
-        self,
-        name: str,
-        version: str,
-        arrival_ns: int,
-        reason: AdmissionReason | ReplyReason,
-        tenant: str = "",
+        self, name: str, version: str, arrival: Arrival, reason: AdmissionReason | ReplyReason
     ) -> None:
         """Count a request that ended at admission or before it was read.
 
-        It counts as rejected, with a `ReplyReason` (an internal error) as failed. `tenant` is what its
-        caller said.
+        It counts as rejected, with a `ReplyReason` (an internal error) as failed.
         """
         internal = isinstance(reason, ReplyReason)
+        outcome = Outcome.FAILED if internal else Outcome.REJECTED
+        stamps = Stamps(arrival.arrival_ns)
+        stamps.settled_ns = self._clock()
         try:
             model = self.models.find(name, version)
         except RequestError:
@@ -166,14 +163,36 @@ class Batcher:
             if not name:
                 unread = UnreadReason.INTERNAL if internal else UnreadReason.INVALID
             self._telemetry.requests.refused_unread(unread)
+            self._tell_refused("", "", Outcome.REJECTED, unread, stamps, arrival)
             return
-        stamps = Stamps(arrival_ns)
-        stamps.settled_ns = self._clock()
-        outcome = Outcome.FAILED if internal else Outcome.REJECTED
-        model.telemetry.request_ended(outcome, reason, 0, stamps, None, None, tenant)
-        self._telemetry.ended.tell(
-            EndedRequest(model.name, model.version, outcome, reason, 0, stamps)
-        )
+        model.telemetry.request_ended(outcome, reason, 0, stamps, None, None, arrival.tenant)
+        self._tell_refused(model.name, model.version, outcome, reason, stamps, arrival)
+
+    def _tell_refused(
+        self,
+        name: str,
+        version: str,
+        outcome: Outcome,
+        reason: AdmissionReason | ReplyReason | UnreadReason,
+        stamps: Stamps,
+        arrival: Arrival,
+    ) -> None:
+        hooks = self._telemetry.ended
+        if hooks:
+            hooks.tell(
+                EndedRequest(
+                    name,
+                    version,
+                    outcome,
+                    reason,
+                    0,
+                    stamps,
+                    id=arrival.id,
+                    metadata=arrival.metadata,
+                    tenant=arrival.tenant,
+                    stream=arrival.stream,
+                )
+            )
 
     def refused_too_large(self, what: str) -> None:
         """Count a request that the transport refused unread; `what` is `message` or `metadata`."""
@@ -201,9 +220,7 @@ class Batcher:
         """
         name, version = request.model, request.version
         if self.draining:
-            self.refused(
-                name, version, request.arrival_ns, AdmissionReason.DRAINING, request.tenant
-            )
+            self.refused(name, version, request.arrival, AdmissionReason.DRAINING)
             raise Draining(f"{name}: the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
         reason: AdmissionReason | ReplyReason = AdmissionReason.UNAVAILABLE
         try:
@@ -224,7 +241,7 @@ class Batcher:
                 reason = ReplyReason.INTERNAL
             elif isinstance(error, ModelUnavailable) and not version:
                 error.triton = triton.no_versions(name)
-            self.refused(name, version, request.arrival_ns, reason, request.tenant)
+            self.refused(name, version, request.arrival, reason)
             raise
 
     def _admit_step(
@@ -305,6 +322,7 @@ def _ended_request(pending: PendingRequest, due_ns: int | None) -> EndedRequest:
         metadata=request.metadata,
         trace=pending.trace,
         tenant=request.tenant,
+        stream=request.stream,
     )
 
 

@@ -21,6 +21,17 @@ class SequenceParameters:
 
 
 @record
+class Arrival:
+    """What is known of a request whether it can be read or not."""
+
+    arrival_ns: int
+    tenant: str = ""
+    metadata: Sequence[tuple[str, MetadataValue]] = ()
+    stream: bool = False
+    id: str = ""
+
+
+@record
 class InferenceRequest:
     """One inference request, decoded and not yet validated (`Signature.validate`).
 
@@ -49,6 +60,13 @@ class InferenceRequest:
     """The metadata of the call, as it came. What the model's executor does not name goes nowhere."""
     sequence: SequenceParameters | None = None
     """None for a request without any of these parameters."""
+    stream: bool = False
+    """Whether it came on a stream."""
+
+    @property
+    def arrival(self) -> Arrival:
+        """What is known of it whether it can be read or not."""
+        return Arrival(self.arrival_ns, self.tenant, self.metadata, self.stream, self.id)
 
 
 @dataclass(slots=True)

@@ -47,6 +47,8 @@ class EndedRequest:
     """Its trace context, where tracing had to know that before its end."""
     tenant: str = ""
     """As its caller says."""
+    stream: bool = False
+    """Whether it came on a stream."""
 
     @property
     def duration_ns(self) -> int:

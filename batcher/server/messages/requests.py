@@ -75,6 +75,7 @@ def to_request(
     priority: int = 0,
     metadata: Sequence[tuple[str, str | bytes]] = (),
     raw: bool = False,
+    stream: bool = False,
 ) -> InferenceRequest:
     """The request as the runtime takes it. The parameter `priority` overrides `priority` (of the metadata).
 
@@ -108,6 +109,7 @@ def to_request(
         tenant,
         metadata,
         parameters.sequence,
+        stream,
     )
 
 

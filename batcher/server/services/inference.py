@@ -21,7 +21,7 @@ from batcher.config import ServerConfig
 from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
 from batcher.http2.grpc_headers import Metadata
 from batcher.offload import low_priority_pool
-from batcher.runtime.request import InferenceReply, InferenceRequest
+from batcher.runtime.request import Arrival, InferenceReply, InferenceRequest
 from batcher.server import messages
 from batcher.server.calls import Context, abort
 from batcher.server.messages.classification import Classes
@@ -115,7 +115,7 @@ class InferenceServicer:
         request_id = ""
         wire: WireRequest | None = None
         try:
-            wire = await self._parse(data, arrival_ns)
+            wire = await self._parse(data, arrival_ns, metadata)
             request_id = wire.id
             answer, stamps = await self._infer(wire, arrival_ns, deadline_ns, own, metadata)
         except RequestError as error:
@@ -173,7 +173,7 @@ class InferenceServicer:
             request_id = ""
             link = turns.enter() if len(data) > messages.LARGE_MESSAGE else None
             try:
-                wire = await self._parse(data, arrival_ns)
+                wire = await self._parse(data, arrival_ns, metadata, stream=True)
                 request_id = wire.id
                 response, _ = await self._infer(
                     wire, arrival_ns, deadline_ns, own, metadata, turns=turns, link=link
@@ -223,16 +223,20 @@ class InferenceServicer:
         """The result of work that would block the event loop, from the thread for large messages."""
         return await asyncio.get_running_loop().run_in_executor(self._large_messages, work)
 
-    async def _parse(self, data: bytes, arrival_ns: int) -> WireRequest:
+    async def _parse(
+        self, data: bytes, arrival_ns: int, metadata: CallMetadata, *, stream: bool = False
+    ) -> WireRequest:
         try:
             if len(data) <= messages.LARGE_MESSAGE:
                 return messages.parse(data)
             return await self._off_loop(partial(messages.parse, data))
         except InvalidRequest:
-            self._batcher.refused("", "", arrival_ns, AdmissionReason.INVALID)
+            came = Arrival(arrival_ns, metadata=metadata, stream=stream)
+            self._batcher.refused("", "", came, AdmissionReason.INVALID)
             raise
         except Exception:
-            self._batcher.refused("", "", arrival_ns, ReplyReason.INTERNAL)
+            came = Arrival(arrival_ns, metadata=metadata, stream=stream)
+            self._batcher.refused("", "", came, ReplyReason.INTERNAL)
             raise
 
     async def _infer(
@@ -247,38 +251,30 @@ class InferenceServicer:
         link: Link | None = None,
     ) -> tuple[bytes | memoryview, Stamps]:
         """`own` is the part of the `metadata` that is for this server; `turns` are those of a stream."""
-        raw = self._batcher.takes_raw(wire.model, wire.version)
+        raw, stream = self._batcher.takes_raw(wire.model, wire.version), turns is not None
         try:
             if len(wire.data) <= messages.LARGE_MESSAGE:
-                request = _read(wire, arrival_ns, deadline_ns, own, metadata, raw=raw)
+                request = _read(
+                    wire, arrival_ns, deadline_ns, own, metadata, raw=raw, stream=stream
+                )
             else:
-                read = partial(_read, wire, arrival_ns, deadline_ns, own, metadata, raw=raw)
-                request = await self._off_loop(read)
-        except RequestError:
-            self._refused(wire, arrival_ns, AdmissionReason.INVALID, own)
-            raise
-        except Exception:
-            self._refused(wire, arrival_ns, ReplyReason.INTERNAL, own)
+                read = partial(_read, wire, arrival_ns, deadline_ns, own, metadata)
+                request = await self._off_loop(partial(read, raw=raw, stream=stream))
+        except Exception as error:
+            refused = isinstance(error, RequestError)
+            reason = AdmissionReason.INVALID if refused else ReplyReason.INTERNAL
+            tenant = next((own[key] for key in TENANT_KEYS if key in own), "")
+            came = Arrival(arrival_ns, tenant, metadata, stream, wire.id)
+            self._batcher.refused(wire.model, wire.version, came, reason)
             raise
         if turns is not None:
             if request.sequence is not None:
                 await turns.turn(link)
             elif link is not None:
                 turns.leave(link)
-        stream = turns is not None
         freed = len(wire.data) if stream else 0
         encode = partial(self._encode, request=request, stream=stream, freed=freed)
         return await self._batcher.answer(request, encode)
-
-    def _refused(
-        self,
-        wire: WireRequest,
-        arrival_ns: int,
-        reason: AdmissionReason | ReplyReason,
-        own: dict[str, str],
-    ) -> None:
-        tenant = next((own[key] for key in TENANT_KEYS if key in own), "")
-        self._batcher.refused(wire.model, wire.version, arrival_ns, reason, tenant)
 
     def _classes(self, reply: InferenceReply, request: InferenceRequest) -> dict[str, Classes]:
         model = self._batcher.models.find(reply.model, reply.version)
@@ -353,6 +349,7 @@ def _read(
     metadata: CallMetadata,
     *,
     raw: bool,
+    stream: bool,
 ) -> InferenceRequest:
     return messages.to_request(
         wire,
@@ -362,6 +359,7 @@ def _read(
         priority=_priority(own),
         metadata=metadata,
         raw=raw,
+        stream=stream,
     )
 
 

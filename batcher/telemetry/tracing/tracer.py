@@ -144,6 +144,7 @@ class Tracer:
             ended.id[:MAX_ID],
             links,
             len(ended.batches),
+            stream=ended.stream,
             tenant=ended.tenant[:MAX_ID],
         )
         self._put(record, record.count_spans)
