@@ -54,7 +54,7 @@ class Telemetry(CountedModels, Collector):
         for part in (
             self.process,
             QueuesPart(self),
-            ScalePart(self),
+            ScalePart(self, clock),
             self.requests,
             BatchesPart(self, clock),
             ModelsPart(self, self._health_now),

@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 from batcher.clock import Clock
 from batcher.core.observation import ModelObservation, Observation
 from batcher.journal import Tally
+from batcher.telemetry.busy import DeviceUses
 from batcher.telemetry.export import Labels, histograms
 from batcher.telemetry.families import Family
 from batcher.telemetry.generations import merged
@@ -22,6 +23,8 @@ class CountedModels:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.devices = DeviceUses()
+        """How busy each device is with the batches of all models."""
         self._models: dict[tuple[str, str], ModelTelemetry] = {}
         self._keys: dict[str, ModelTelemetry] = {}
         """What `Observation` calls a generation -> the counts of its model."""
@@ -42,6 +45,7 @@ class CountedModels:
         model = self._models.get((name, version))
         if model is None:
             model = ModelTelemetry(name, version, clock=self._clock)
+            model.devices = self.devices
             model.serving = key
             self._models[name, version] = model
         self._keys[key] = model
@@ -61,7 +65,9 @@ class CountedModels:
 
     def remove(self, name: str, version: str) -> None:
         """Export nothing of a model any more; should it come back, its counts begin at 0."""
-        self._models.pop((name, version), None)
+        model = self._models.pop((name, version), None)
+        if model is not None:
+            model.removed()
 
     def labels(self, key: str) -> Labels | None:
         """The labels of a generation; None once it is forgotten, though the scheduler may have it yet."""

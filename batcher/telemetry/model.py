@@ -13,7 +13,7 @@ from batcher.core.commands import Blame, Outcome, Reason, RefusalCause
 from batcher.core.events import UNTOLD, FailureCause
 from batcher.core.observation import ModelObservation
 from batcher.core.times import NEVER_NS
-from batcher.telemetry.busy import BusyClock
+from batcher.telemetry.busy import BusyClock, DeviceUses
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram
 from batcher.telemetry.reasons import (
@@ -109,10 +109,11 @@ class ModelTelemetry:
         self.target_missed = 0
         self._longest_ns = 0
         self._busy: dict[str, BusyClock] = {}
-        self._running: dict[int, BusyClock] = {}
+        self._running: dict[int, tuple[BusyClock, BusyClock]] = {}
+        self.devices = DeviceUses()
+        """How busy each device is; shared by all models of a server."""
         self._statistics = StatisticsCounters()
-        self._clock = clock
-        self._epoch_clock = epoch_clock
+        self._clock, self._epoch_clock = clock, epoch_clock
 
     def has_sequences(self) -> SequenceCounts:
         """Where its sequences are counted; from now on there are series for them."""
@@ -248,6 +249,7 @@ class ModelTelemetry:
         execute_end_ns: int,
         scattered_ns: int,
         failed: bool,
+        device: str = "",
         elements: int = 0,
         padding: int = 0,
     ) -> None:
@@ -260,6 +262,8 @@ class ModelTelemetry:
         self.batch_rows.observe(rows)
         self.batch_requests.observe(requests)
         self.batch_fill.observe(rows / max_batch_size)
+        if (use := self.devices.get(device)) is not None:
+            use.batch_ended(rows, max_batch_size, scattered_ns)
         if elements:
             counts = self.elements
             counts["request"] = counts.get("request", 0) + elements
@@ -274,14 +278,14 @@ class ModelTelemetry:
 
     def execution_started(self, batch_id: int, device: str, now_ns: int) -> None:
         """The device runs this batch from now on, until `execution_ended`."""
-        busy = self._busy_clock(device)
-        busy.started(now_ns)
-        self._running[batch_id] = busy
+        clocks = self._busy_clock(device), self.devices[device].busy
+        for busy in clocks:
+            busy.started(now_ns)
+        self._running[batch_id] = clocks
 
     def execution_ended(self, batch_id: int, now_ns: int) -> None:
         """The batch came back, failed or was abandoned. A second end of it changes nothing."""
-        busy = self._running.pop(batch_id, None)
-        if busy is not None:
+        for busy in self._running.pop(batch_id, ()):
             busy.ended(now_ns)
 
     def filled_up(self) -> None:
@@ -296,6 +300,12 @@ class ModelTelemetry:
     def busy_ns(self, now_ns: int) -> dict[str, int]:
         """Device -> nanoseconds busy up to now."""
         return {device: busy.read(now_ns) for device, busy in self._busy.items()}
+
+    def removed(self) -> None:
+        """The model is not served any more: its devices may be no one's now."""
+        for device in self._busy:
+            self.devices.leaves(device)
+        self._busy.clear()
 
     def load_finished(self, seconds: float, warmup_s: float = 0.0) -> None:
         """An instance was loaded and warmed up in this time; the warm-up took `warmup_s` of it."""
@@ -341,6 +351,9 @@ class ModelTelemetry:
         busy = self._busy.get(device)
         if busy is None:
             if len(self._busy) >= DEVICES:
-                del self._busy[next(iter(self._busy))]
+                left = next(iter(self._busy))
+                del self._busy[left]
+                self.devices.leaves(left)
             busy = self._busy[device] = BusyClock()
+            self.devices.joins(device)
         return busy

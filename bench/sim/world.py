@@ -302,7 +302,11 @@ def _begin(
         )
         settings = served.policy.settings(asked)
         yield ModelConfigured(name, settings)
-        profile = () if served.cold else tuple((rows, curve[rows]) for rows in WARMUP)
+        profile = (
+            ()
+            if served.cold
+            else tuple((rows, curve[rows]) for rows in WARMUP if rows < len(curve))
+        )
         for number in range(served.instances):
             device = served.device or f"{name}{number}"
             if served.device and device_limit is not None:

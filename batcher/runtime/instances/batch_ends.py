@@ -21,8 +21,9 @@ REFUSALS_LOGGED_NS = 10 * SECOND
 class BatchEnds:
     """Logs and counts one instance's batches."""
 
-    def __init__(self, name: str, telemetry: ModelTelemetry, clock: Clock) -> None:
+    def __init__(self, name: str, device: str, telemetry: ModelTelemetry, clock: Clock) -> None:
         self._name = name
+        self._device = device
         self._telemetry = telemetry
         self._clock = clock
         self._quiet_until_ns = 0
@@ -68,6 +69,7 @@ class BatchEnds:
             execute_end_ns=executed.execute_end_ns,
             scattered_ns=self._clock(),
             failed=executed.result is None,
+            device=self._device,
             elements=own,
             padding=filled,
         )

@@ -93,7 +93,7 @@ class Instance:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
-        self._ends = BatchEnds(plan.name, telemetry, process.clock)
+        self._ends = BatchEnds(plan.name, plan.context.device, telemetry, process.clock)
         self._output = ChildOutput(plan.name, process.clock)
         self._came_up_s = 0.0
         self._kept = 0

@@ -37,4 +37,21 @@ DEVICE_HEADROOM = Family(
     "+Inf while nothing is offered.",
 )
 
-FAMILIES = (DESIRED_RATIO, DEVICE_LOAD, MODEL_LOAD, DEVICE_HEADROOM)
+DEVICE_BUSY = Family(
+    "batcher_device_busy_seconds",
+    "counter",
+    "seconds",
+    ("device",),
+    "Time during which at least one batch of any model was running on the device, or handed over to run there. "
+    "A running batch counts up to the scrape: the rate is the duty cycle.",
+)
+DEVICE_FILL = Family(
+    "batcher_device_batch_fill_ratio",
+    "gauge",
+    "ratio",
+    ("device",),
+    "Rows of the batches that the device has executed in about the last ten seconds, over what they could have "
+    "held. Absent without any in the last minute.",
+)
+
+FAMILIES = (DESIRED_RATIO, DEVICE_LOAD, MODEL_LOAD, DEVICE_HEADROOM, DEVICE_BUSY, DEVICE_FILL)

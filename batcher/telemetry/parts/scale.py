@@ -7,6 +7,7 @@ from math import inf
 
 from prometheus_client.core import Metric
 
+from batcher.clock import SECOND, Clock
 from batcher.core.observation import Observation
 from batcher.telemetry.counted import CountedModels
 from batcher.telemetry.export import single_values
@@ -18,8 +19,9 @@ class ScalePart:
 
     families = scale.FAMILIES
 
-    def __init__(self, models: CountedModels) -> None:
+    def __init__(self, models: CountedModels, clock: Clock) -> None:
         self._models = models
+        self._clock = clock
 
     def collect(self, observation: Observation) -> Iterator[Metric]:
         """As `Part` says."""
@@ -39,4 +41,17 @@ class ScalePart:
         )
         yield single_values(
             scale.DEVICE_HEADROOM, ((labels, 1.0 / load if load else inf) for labels, load in known)
+        )
+        now_ns, devices = self._clock(), self._models.devices
+        yield single_values(
+            scale.DEVICE_BUSY,
+            (((device,), use.busy.read(now_ns) / SECOND) for device, use in devices.items()),
+        )
+        yield single_values(
+            scale.DEVICE_FILL,
+            (
+                ((device,), fill)
+                for device, use in devices.items()
+                if (fill := use.fill(now_ns)) is not None
+            ),
         )

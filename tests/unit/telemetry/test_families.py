@@ -44,6 +44,7 @@ def populated(registry, telemetry, model):
         execute_end_ns=3,
         scattered_ns=4,
         failed=False,
+        device="cpu",
         elements=3,
         padding=1,
     )
