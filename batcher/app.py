@@ -128,6 +128,7 @@ class Application:
         server = config.server
         self.buffers = Buffers(server.max_buffered or default_limit(server.max_message))
         self.load = self._load_reporter()
+        self._health.watch(lambda _: self.load.health_changed())
         self.grpc = GrpcFrontend(
             self.batcher,
             self.manager,

@@ -130,7 +130,8 @@ class LoadSources:
 class LoadReporter:
     """Computes load reports; the last one serves all who ask within `REPORT_INTERVAL_NS`.
 
-    Call every method on the event loop's thread.
+    After a change of the server's health the next report is a new one. Call every method on the event
+    loop's thread.
     """
 
     def __init__(
@@ -148,16 +149,22 @@ class LoadReporter:
         self._started_ns = clock()
         self._computed_ns = 0
         self._last: LoadReport | None = None
+        self._health_changed = False
 
     def report(self) -> LoadReport:
         """The report of this moment, or one that is at most `REPORT_INTERVAL_NS` old."""
         now_ns = self._clock()
         last = self._last
-        if last is not None and now_ns - self._computed_ns < REPORT_INTERVAL_NS:
+        fresh = not self._health_changed and now_ns - self._computed_ns < REPORT_INTERVAL_NS
+        if last is not None and fresh:
             return last
         report = self._compute(1 if last is None else last.number + 1)
-        self._last, self._computed_ns = report, now_ns
+        self._last, self._computed_ns, self._health_changed = report, now_ns, False
         return report
+
+    def health_changed(self) -> None:
+        """Note that the server's health has changed: who asks next must not be told what it was."""
+        self._health_changed = True
 
     def _compute(self, number: int) -> LoadReport:
         sources = self.sources

@@ -8,6 +8,7 @@ import json
 import grpc
 import h2.connection
 import h2.events
+import h2.settings
 import numpy as np
 import pytest
 from google.protobuf import json_format
@@ -19,6 +20,7 @@ from batcher.server.services import load as load_service
 from batcher.testing.messages import infer_request
 
 WAIT_S = 20
+GRPC = {"content-type": "application/grpc"}
 ORCA = "endpoint-load-metrics-bin"
 
 
@@ -40,8 +42,7 @@ async def trailers(address, requests, *metadata, method="ModelInfer"):
     connection.initiate_connection()
     headers = {":method": "POST", ":scheme": "http", ":authority": "test"}
     headers |= {":path": f"/{INFERENCE}/{method}", "te": "trailers"}
-    headers |= {"content-type": "application/grpc"}
-    connection.send_headers(1, list((headers | dict(metadata)).items()))
+    connection.send_headers(1, list((headers | GRPC | dict(metadata)).items()))
     for message in requests:
         data = message.SerializeToString()
         connection.send_data(1, b"\0" + len(data).to_bytes(4, "big") + data)
@@ -49,15 +50,15 @@ async def trailers(address, requests, *metadata, method="ModelInfer"):
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     found = {}
-    async with asyncio.timeout(WAIT_S):
-        while True:
-            writer.write(connection.data_to_send())
-            for event in connection.receive_data(await reader.read(65536)):
-                if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    found = {name.decode(): text.decode() for name, text in event.headers}
-                if isinstance(event, h2.events.StreamEnded):
-                    writer.close()
-                    return found
+    with contextlib.closing(writer):
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                writer.write(connection.data_to_send())
+                for event in connection.receive_data(await reader.read(65536)):
+                    if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                        found = {name.decode(): text.decode() for name, text in event.headers}
+                    if isinstance(event, h2.events.StreamEnded):
+                        return found
 
 
 def report_in(found):
@@ -140,6 +141,85 @@ async def test_watchers_are_bounded_and_make_room_when_they_leave(server, monkey
         return False
 
     await eventually(has_room)
+
+
+class Watcher:
+    """A raw client that watches, and reads when it wants to: its window is empty at first."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+        self.connection = h2.connection.H2Connection()
+        self.data = b""
+
+    async def begin(self):
+        self.connection.initiate_connection()
+        self.connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        while self.connection.local_settings.initial_window_size:
+            await self.until(h2.events.SettingsAcknowledged)
+        headers = {":method": "POST", ":scheme": "http", ":authority": "test"}
+        headers |= {":path": f"/{LOAD_REPORTS}/Watch", "te": "trailers"}
+        self.connection.send_headers(1, list((headers | GRPC).items()))
+        request = load.WatchLoadRequest(interval={"nanos": 100_000_000}).SerializeToString()
+        data = b"\0" + len(request).to_bytes(4, "big") + request
+        self.connection.send_data(1, data, end_stream=True)
+        await self.until(h2.events.ResponseReceived)
+
+    async def until(self, kind):
+        """Take what comes until an event of this kind."""
+        while True:
+            self.writer.write(self.connection.data_to_send())
+            events = self.connection.receive_data(await self.reader.read(65536))
+            self.data += b"".join(e.data for e in events if isinstance(e, h2.events.DataReceived))
+            if any(isinstance(event, kind) for event in events):
+                return
+
+    async def report(self):
+        """The next report that the server had sent or sends now."""
+        while len(self.data) < 5 or len(self.data) < 5 + int.from_bytes(self.data[1:5], "big"):
+            await self.until(h2.events.DataReceived)
+        end = 5 + int.from_bytes(self.data[1:5], "big")
+        message, self.data = self.data[5:end], self.data[end:]
+        return load.LoadReport.FromString(message)
+
+
+async def test_a_watcher_that_does_not_read_gets_the_latest_report_next(server, eventually):
+    application, channel = server
+    stub = Stub(channel, LOAD_REPORTS)
+
+    async def passed():
+        return (await stub.Get(load.GetLoadRequest())).number >= 10
+
+    host, _, port = application.grpc.addresses[0].rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    with contextlib.closing(writer):
+        watcher, numbers = Watcher(reader, writer), []
+        async with asyncio.timeout(WAIT_S):
+            await watcher.begin()
+            await eventually(passed)
+            watcher.connection.increment_flow_control_window(1_000_000, 1)
+            while not numbers or numbers[-1] < 10:
+                numbers.append((await watcher.report()).number)
+    assert len(numbers) <= 3, "a report or two were on their way, and no more wait"
+
+
+async def test_watchers_get_a_last_report_as_the_server_stops(server):
+    application, channel = server
+    call = Stub(channel, LOAD_REPORTS).Watch(load.WatchLoadRequest(interval={"seconds": 3600}))
+    metrics = Stub(channel, OPEN_RCA).StreamCoreMetrics(
+        orca_service.OrcaLoadReportRequest(report_interval={"seconds": 3600})
+    )
+    assert (await call.read()).replica.ready
+    await metrics.read()
+    await application.drain()
+    closing = asyncio.create_task(application.grpc.stop(WAIT_S))
+    async with asyncio.timeout(WAIT_S):
+        last = await call.read()
+        assert last.replica.draining
+        assert last.replica.reason == "draining"
+        assert await call.read() is aio.EOF
+        await metrics.read()
+        assert await metrics.read() is aio.EOF
+        await closing
 
 
 async def test_core_metrics_come_at_once_and_in_the_shortest_interval(server):
