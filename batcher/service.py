@@ -293,8 +293,8 @@ class Batcher:
                 pending.request.tenant,
             )
             hooks = self._telemetry.ended
-            if hooks:
-                hooks.tell(_ended_request(pending, due_ns))
+            if hooks and (wanting := hooks.wanting(pending, due_ns)):
+                hooks.tell(_ended_request(pending, due_ns), wanting)
         except Exception:
             log.exception(
                 "%s: internal error: the end of a request is missing in the metrics", model.name

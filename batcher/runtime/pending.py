@@ -8,6 +8,7 @@ from batcher.core.commands import Blame, Outcome, Reason
 from batcher.core.settings import ModelSettings
 from batcher.errors import RequestError
 from batcher.executor import BatchResult
+from batcher.runtime.interface.forwarded import CallerMetadata
 from batcher.runtime.interface.layout import Layout
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.interface.signature import RequestSummary
@@ -106,6 +107,11 @@ class PendingRequest:
         self.outcome: Outcome | None = None
         self.blame: Blame | None = None
         self.reason: Reason | ReplyReason = Reason.NONE
+
+    @property
+    def metadata(self) -> CallerMetadata:
+        """The metadata of its call."""
+        return self.request.metadata
 
 
 class TargetModel(Protocol):

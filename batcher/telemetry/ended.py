@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from batcher.core.commands import Blame, Outcome
 from batcher.telemetry.budget import Budget, Hop, hops_of
@@ -69,33 +69,69 @@ class EndedRequest:
         return self.budget.late_hop(hops_of(self.stages_ns, self.upstream_ns))
 
 
+class Ending(Protocol):
+    """What a hook may look at of an admitted request that has ended, before its record is made."""
+
+    outcome: Outcome | None
+    stamps: Stamps
+    batches: tuple[int, ...]
+    trace: Any
+    """Its trace context, where there is one already; a hook may set it."""
+
+    @property
+    def metadata(self) -> Sequence[tuple[str, str | bytes]]:
+        """The metadata of its call."""
+        ...
+
+
 EndHook: TypeAlias = Callable[[EndedRequest], None]
-"""Is told of every request that has ended, on the event loop; it must be quick."""
+"""Is told of requests that have ended, on the event loop; it must be quick."""
+
+Wants: TypeAlias = Callable[[Ending, int | None], bool]
+"""Whether a hook is to be told of this request, with its `due_ns`. Asked once, of those that were admitted."""
 
 
 class EndHooks:
-    """Tells every hook of each request that has ended, once. One that raises keeps none from being told."""
+    """Tells hooks of each request that has ended, once. One that raises keeps none from being told.
+
+    A record costs more than most requests are worth: `wanting` says whether one is to be made.
+    """
 
     __slots__ = ("_failed", "_hooks")
 
     def __init__(self) -> None:
-        self._hooks: list[EndHook] = []
+        self._hooks: list[tuple[Wants | None, EndHook]] = []
         self._failed: set[int] = set()
 
     def __bool__(self) -> bool:
         """Whether there is a hook."""
         return bool(self._hooks)
 
-    def add(self, hook: EndHook) -> None:
-        """Tell this hook, too."""
-        self._hooks.append(hook)
+    def add(self, hook: EndHook, wants: Wants | None = None) -> None:
+        """Tell this hook, too: of the requests that it wants, or of every one."""
+        self._hooks.append((wants, hook))
 
-    def tell(self, ended: EndedRequest) -> None:
-        """Tell every hook. Never raises; what a hook raises is logged, the first time."""
-        for place, hook in enumerate(self._hooks):
+    def wanting(self, ending: Ending, due_ns: int | None) -> list[EndHook]:
+        """The hooks that want the record of an admitted request, for `tell`. Never raises."""
+        wanting: list[EndHook] = []
+        for wants, hook in self._hooks:
+            try:
+                if wants is None or wants(ending, due_ns):
+                    wanting.append(hook)
+            except Exception as error:  # noqa: BLE001 - logged with its traceback
+                self._raised(hook, error)
+        return wanting
+
+    def tell(self, ended: EndedRequest, hooks: Sequence[EndHook] | None = None) -> None:
+        """Tell these hooks, or every one. Never raises; what a hook raises is logged, the first time."""
+        for hook in [hook for _, hook in self._hooks] if hooks is None else hooks:
             try:
                 hook(ended)
-            except Exception:
-                if place not in self._failed:
-                    self._failed.add(place)
-                    log.exception("internal error: a hook for ended requests raises; logged once")
+            except Exception as error:  # noqa: BLE001 - logged with its traceback
+                self._raised(hook, error)
+
+    def _raised(self, hook: EndHook, error: Exception) -> None:
+        if hash(hook) not in self._failed:
+            self._failed.add(hash(hook))
+            what = "internal error: a hook for ended requests raises; logged once"
+            log.error(what, exc_info=error)

@@ -71,7 +71,7 @@ class Tracing:
             always=config.always,
             kept=self._kept,
         )
-        telemetry.ended.add(self.tracer.ended)
+        telemetry.ended.add(self.tracer.ended, self.tracer.wants)
         telemetry.add(TracingPart(self._sender.counts))
 
     def start(self) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from batcher.core.commands import Outcome
-from batcher.telemetry.ended import EndedRequest
+from batcher.telemetry.ended import EndedRequest, Ending
+from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.tracing.context import PARENT, Metadata, TraceContext
 from batcher.telemetry.tracing.records import (
     MAX_ID,
@@ -69,37 +70,47 @@ class Tracer:
 
     # Requests
 
-    def ended(self, ended: EndedRequest) -> None:
-        """A request has ended: trace it, or not."""
-        context = ended.trace
-        low_half = 0
+    def wants(self, ending: Ending, due_ns: int | None) -> bool:
+        """Whether a request that has ended is traced. Of one that is not, nothing more is heard."""
+        context: TraceContext | None = ending.trace
         if context is None:
-            for name, _ in ended.metadata:
+            for name, _ in ending.metadata:
                 if name == PARENT:
-                    context = self._sampler.context(ended.metadata)
+                    context = ending.trace = self._sampler.context(ending.metadata)
                     break
             else:
                 # The usual case: of most requests no more than half an id is made.
                 low_half = self._sampler.low_half()
+                sampled = low_half < self._sampler.bound
+                if sampled or self._keeps(ending.outcome, ending.stamps, due_ns):
+                    ending.trace = self._sampler.new(low_half)
+                    return True
+        if context is not None and (
+            context.sampled or self._keeps(ending.outcome, ending.stamps, due_ns)
+        ):
+            return True
+        for batch_id in ending.batches:
+            batch = self._batches.get(batch_id)
+            if batch is not None:
+                self._leave(batch)
+        return False
+
+    def ended(self, ended: EndedRequest) -> None:
+        """Trace a request that has ended: one that `wants` wants, or that was refused before admission."""
+        context = ended.trace
         if context is None:
-            sampled = low_half < self._sampler.bound
-        else:
-            assert isinstance(context, TraceContext)  # noqa: S101 - nothing else is put there
-            sampled = context.sampled
-        if not sampled and ended.outcome not in self._always:
-            due_ns = ended.due_ns
-            if (
-                not self._always_late
-                or due_ns is None
-                or ended.outcome is not Outcome.OK
-                or ended.stamps.replied_ns <= due_ns
-            ):
-                for batch_id in ended.batches:
-                    batch = self._batches.get(batch_id)
-                    if batch is not None:
-                        self._leave(batch)
+            context = self._sampler.context(ended.metadata)
+            if not context.sampled and not self._keeps(ended.outcome, ended.stamps, ended.due_ns):
                 return
-        self._trace(ended, context or self._sampler.new(low_half))
+        assert isinstance(context, TraceContext)  # noqa: S101 - nothing else is put there
+        self._trace(ended, context)
+
+    def _keeps(self, outcome: Outcome | None, stamps: Stamps, due_ns: int | None) -> bool:
+        """Whether `always` keeps a request that ended so."""
+        if outcome in self._always:
+            return True
+        late = self._always_late and due_ns is not None and stamps.replied_ns > due_ns
+        return late and outcome is Outcome.OK
 
     def _trace(self, ended: EndedRequest, context: TraceContext) -> None:
         links: list[SpanId] = []
