@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from batcher import __version__
 from batcher.buffers import Buffers, default_limit
 from batcher.clock import SECOND, monotonic_ns
-from batcher.config import Config
+from batcher.config import Config, gpus_of
 from batcher.core.commands import PolicyFailed
 from batcher.core.scheduler import Scheduler
 from batcher.errors import BatcherError, NotSupported, RequestError
@@ -42,6 +42,7 @@ from batcher.server.services.flight_record import FlightRecordServicer
 from batcher.server.status import code_of_reason
 from batcher.service import Batcher
 from batcher.telemetry import (
+    GpusPart,
     HealthPoints,
     LoopWatchdog,
     RecordingPart,
@@ -51,6 +52,7 @@ from batcher.telemetry import (
     TritonPart,
     probe_loop_lag,
 )
+from batcher.telemetry.devices import DeviceWatcher
 from batcher.telemetry.live import Changes, LiveView, Sampler, Severity
 from batcher.telemetry.load import Identity, LoadReporter, LoadSources
 from batcher.telemetry.tracing import Tracing, switched_off
@@ -94,10 +96,13 @@ class Application:
             on_broken=self._scheduler_failed,
         )
         self.telemetry.watch(self.runner.observe)
+        self.devices = DeviceWatcher(gpus_of(config.devices))
+        self.telemetry.add(GpusPart(self.devices))
         self._process = process = ProcessContext(
             self.runner,
             loop,
             monotonic_ns,
+            devices=self.devices,
             turns=DeviceTurns(self.runner),
             changed=self._health.changed,
             load_again=self._load_again,
@@ -165,6 +170,7 @@ class Application:
         record = await self.recording.start()
         if record is not None:
             self.runner.record_with(record)
+        self._run("devices", self.devices.run())
         await self.manager.start()
         self._run("loop-lag", probe_loop_lag(self.telemetry.process.loop_lag))
         self._run("review", Reviewer(self.models, self.runner.observe).run())
@@ -226,6 +232,7 @@ class Application:
         await self.manager.close()
         await self.grpc.stop(self._last_writes_s)
         self.runner.close()
+        await self.devices.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         await asyncio.to_thread(self.recording.close)

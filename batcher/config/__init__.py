@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from batcher.config.padding import InputConfig, LikeConfig, OutputConfig, PaddingConfig
     from batcher.config.recording import FlightRecorderConfig, JournalConfig
     from batcher.config.repository import ModelOverrides, ModelRepositoryConfig, override_problems
-    from batcher.config.root import Config, DeviceConfig, device_limits, limits_of
+    from batcher.config.root import Config, DeviceConfig, device_limits, gpus_of, limits_of
     from batcher.config.schema import json_schema
     from batcher.config.section import nearest
     from batcher.config.sequence import (
@@ -99,6 +99,7 @@ __all__ = [
     "folder_problems",
     "format_duration",
     "format_size",
+    "gpus_of",
     "json_schema",
     "limits_of",
     "load_config",
@@ -139,7 +140,7 @@ _MODULES: Final = {
     "padding": ("InputConfig", "LikeConfig", "OutputConfig", "PaddingConfig"),
     "recording": ("FlightRecorderConfig", "JournalConfig"),
     "repository": ("ModelOverrides", "ModelRepositoryConfig", "override_problems"),
-    "root": ("Config", "DeviceConfig", "device_limits", "limits_of"),
+    "root": ("Config", "DeviceConfig", "device_limits", "gpus_of", "limits_of"),
     "schema": ("json_schema",),
     "section": ("nearest",),
     "sequence": ("ControlConfig", "ControlsConfig", "SequenceConfig", "StateConfig"),

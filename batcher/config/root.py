@@ -17,6 +17,7 @@ from batcher.config.section import (
     Count,
     CrossCheckError,
     DeviceName,
+    GpuName,
     KeyPath,
     Section,
     nearest,
@@ -26,10 +27,23 @@ from batcher.config.tracing import TracingConfig
 
 
 class DeviceConfig(Section):
-    """A bound on what runs on one device at once."""
+    """What is known of one device, and a bound on what runs on it at once."""
 
-    max_in_flight: Count
-    """Batches that run on the device at once, of all models and instances on it."""
+    max_in_flight: Count | None = None
+    """Batches that run on the device at once, of all models and instances on it. null means as many
+    as the model with the most `instances` times `max_in_flight` on it could run alone."""
+    gpu: GpuName | None = None
+    """The GPU that the device is, for its statistics and to notice that it fails: its number as
+    nvidia-smi counts, its UUID (`GPU-...`, or `MIG-...` for a MIG instance) or its PCI bus id
+    (`0000:3b:00.0`). null means the one that the executor says it uses. It does not choose the GPU
+    that a model runs on."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.max_in_flight is None and self.gpu is None:
+            missing = "empty, and so without effect; allowed: max_in_flight, gpu"
+            raise CrossCheckError([((), missing)])
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +73,7 @@ class Config(Section):
     )
     """The models to serve; at least one, unless there is a `model_repository`."""
     devices: dict[DeviceName, DeviceConfig] = Field(default_factory=dict)
-    """Limits by device name. A device without an entry runs as many batches at once as the model
-    with the most `instances` times `max_in_flight` on it could run alone."""
+    """What holds for a device, by its name."""
     journal: JournalConfig | None = None
     """The event log on disk, for `batcher replay`; null writes none."""
     flight_recorder: FlightRecorderConfig | None = None
@@ -153,4 +166,13 @@ def limits_of(models: Iterable[ModelConfig], devices: Mapping[str, DeviceConfig]
     for model in models:
         alone = model.instances * model.max_in_flight
         limits[model.device] = max(limits.get(model.device, 0), alone)
-    return limits | {name: device.max_in_flight for name, device in devices.items()}
+    return limits | {
+        name: device.max_in_flight
+        for name, device in devices.items()
+        if device.max_in_flight is not None
+    }
+
+
+def gpus_of(devices: Mapping[str, DeviceConfig]) -> dict[str, int | str]:
+    """The GPU of each device for which the configuration says it."""
+    return {name: device.gpu for name, device in devices.items() if device.gpu is not None}

@@ -12,6 +12,7 @@ from typing import Annotated, Final, TypeAlias, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationInfo,
@@ -112,6 +113,21 @@ _DEVICE = _text(
     r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}",
     "letters, digits, '.', '_', ':' and '-', at most 64, a letter or digit first",
 )
+_GPU: Final = re.compile(
+    r"(?:GPU-|MIG-)[0-9A-Za-z/-]{1,100}|(?:(?:[0-9A-Fa-f]{4}|[0-9A-Fa-f]{8}):)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}(?:\.0)?"
+)
+
+
+def _gpu(value: object) -> object:
+    number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_GPUS
+    if number or (isinstance(value, str) and _GPU.fullmatch(value)):
+        return value
+    raise ValueError(
+        "a number as nvidia-smi counts, a UUID (GPU-... or MIG-...), or a PCI bus id (0000:3b:00.0)"
+    )
+
+
+_MOST_GPUS: Final = 4095
 _VERSION = _text(r"[1-9][0-9]{0,17}", 'a positive whole number in quotes, such as "1"')
 
 Name = Annotated[str, *_NAME]
@@ -119,6 +135,20 @@ Name = Annotated[str, *_NAME]
 
 DeviceName = Annotated[str, *_DEVICE]
 """A device's name, such as `cpu`, `gpu0` or `cuda:0`."""
+
+GpuName = Annotated[
+    int | str,
+    BeforeValidator(_gpu),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": _MOST_GPUS},
+                {"type": "string", "pattern": f"^(?:{_GPU.pattern})$"},
+            ]
+        }
+    ),
+]
+"""A GPU: its number in nvidia-smi, its UUID, or its PCI bus id."""
 
 Version = Annotated[str, *_VERSION]
 """A model version: a positive integer as text, the way the wire carries it."""

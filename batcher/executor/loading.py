@@ -93,6 +93,11 @@ class ModelMetadata:
     fixed_buckets: bool = False
     """Whether the lengths in `LoadContext.buckets` are all that can be executed. A change of `padding`
     then loads the model again; else it changes buckets while the object is in use."""
+    gpu: int | str | None = None
+    """The NVIDIA GPU that the object uses, whose statistics are then exported, and whose failure makes the
+    instance unready. A number counts as CUDA does in this process (`CUDA_VISIBLE_DEVICES` and
+    `CUDA_DEVICE_ORDER` of its environment); a text is a UUID (`GPU-...`, `MIG-...`, or without these
+    beginnings) or a PCI bus id. None if it uses none, or does not know. `devices.*.gpu` goes before it."""
 
 
 TRACE_METADATA: Final = frozenset({"traceparent", "tracestate", "baggage", "grpc-trace-bin"})

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from batcher import triton
-from batcher.config import Config, DeviceConfig, ModelConfig, limits_of, loads_again
+from batcher.config import Config, DeviceConfig, ModelConfig, gpus_of, limits_of, loads_again
 from batcher.core.events import DeviceConfigured
 from batcher.errors import (
     BackendUnavailable,
@@ -114,6 +114,7 @@ class ModelManager:
     def follow(self, config: Config) -> None:
         """Begin to serve what the configuration file says; what could not be loaded is tried again."""
         self._devices = config.devices
+        self._process.devices.configure(gpus_of(config.devices))
         self._begin(Source.FILE, _of_file(config), again=True)
         self._limit_devices()
 

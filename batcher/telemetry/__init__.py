@@ -17,6 +17,7 @@ from batcher.telemetry.lag import probe_loop_lag
 from batcher.telemetry.logs import configure_logging
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.parts import (
+    GpusPart,
     HealthPoints,
     Part,
     RecordingPart,
@@ -40,6 +41,7 @@ __all__ = [
     "Duration",
     "EndHooks",
     "EndedRequest",
+    "GpusPart",
     "HealthPoints",
     "LoopWatchdog",
     "ModelStatisticsSnapshot",

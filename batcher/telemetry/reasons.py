@@ -60,6 +60,8 @@ class LossReason(StrEnum):
     """A batch or a health check did not end in time; it was killed or abandoned."""
     UNHEALTHY = "unhealthy"
     """Its child process was unhealthy for `health.restart_after` checks in a row; it was killed."""
+    DEVICE = "device"
+    """Its device has failed."""
 
 
 EndReason: TypeAlias = Reason | AdmissionReason | ReplyReason

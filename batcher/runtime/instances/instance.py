@@ -35,6 +35,7 @@ from batcher.runtime.instances.fitted_load import load_fitted, worker_of
 from batcher.runtime.instances.health_checks import HealthChecks
 from batcher.runtime.instances.instance_checks import instance_checks
 from batcher.runtime.instances.load_attempt import LoadAttempt
+from batcher.runtime.instances.on_device import OnDevice
 from batcher.runtime.instances.plan import InstancePlan, ProcessContext
 from batcher.runtime.instances.replacement import Replacement, StaysDownError
 from batcher.runtime.instances.warmup import (
@@ -103,6 +104,7 @@ class Instance:
         """The worker that was made last."""
         self._lost_early = ""
         """Why that was lost before it came up."""
+        self._on_device = OnDevice(plan, process, self._device_failed, self._device_back)
         self._replacement = Replacement(
             plan.name,
             process.loop,
@@ -110,7 +112,7 @@ class Instance:
             self._load,
             self._replaced,
             self._not_replaced,
-            held=self._held,
+            held=self._on_device.held,
         )
 
     @property
@@ -221,6 +223,7 @@ class Instance:
         Batches that still run then are abandoned; when this coroutine is cancelled, at once.
         """
         self._stopping = True
+        self._on_device.close()
         await self._replacement.stop(timeout_s)
         if self._worker is not None:
             self._stopping = True  # one may have come up
@@ -256,6 +259,7 @@ class Instance:
     # Incarnations
 
     async def _make_incarnation(self) -> tuple[Worker, ModelMetadata, WarmupTimes]:
+        self._on_device.check()
         attempt = LoadAttempt(self.plan.context.model, self.plan.load_timeout_ns)
         async with attempt.bounded():
             return await self._attempt(attempt)
@@ -301,8 +305,9 @@ class Instance:
 
     def _come_up(self, worker: Worker, metadata: ModelMetadata, measured: WarmupTimes) -> None:
         plan = self.plan
-        if self._lost_early:
-            self._go_without(worker)
+        if self._lost_early:  # the child, after its warm-up
+            worker.abandon()
+            raise ModelLoadError(f"{plan.context.model}: {self._lost_early}")
         self._worker = worker
         self._came_up_s = self._process.loop.time()
         self._stopping = False
@@ -341,6 +346,7 @@ class Instance:
                 ended=lambda: self._process.load_again(plan.key),
             )
             self._watching.start()
+        self._on_device.uses(metadata.gpu)
         self._process.changed()
 
     def _go_down(self) -> Worker:
@@ -430,26 +436,20 @@ class Instance:
         elif worker is self._loading:
             self._lost_early = end.in_full
 
-    def _go_without(self, worker: Worker) -> None:
-        """Raise `ModelLoadError`: the child was lost after its warm-up."""
-        worker.abandon()
-        raise ModelLoadError(f"{self.plan.context.model}: {self._lost_early}")
+    def _device_failed(self, why: str) -> None:
+        """Its device has failed, or for another reason than before."""
+        if self.up and not self._stopping:
+            self._lost(LossReason.DEVICE, why, f"{why}; it is abandoned")
 
-    def _held(self) -> str:
-        """Why no replacement may be loaded now: too many threads of the model hang."""
-        context, most = self.plan.context, self.plan.max_abandoned_threads
-        hanging = self._process.abandoned.count(context.model, context.version)
-        if hanging <= most:
-            return ""
-        return (
-            f"{hanging} threads that were abandoned are still in a call of the executor, and"
-            f" max_abandoned_threads is {most}"
-        )
+    def _device_back(self) -> None:
+        """Its device can be used again."""
+        if self._replacement.stays_down and not (self.up or self._stopping):
+            self._replacement.begin(float("inf"))
 
     def _not_replaced(self, error: Exception) -> None:
         """Say why no replacement could be loaded."""
         if isinstance(error, StaysDownError):
-            self._down = f"{self._loss}; {error}"
+            self._down = str(error) if self._loss in str(error) else f"{self._loss}; {error}"
             self._process.changed()
             self._stays_down()
             return

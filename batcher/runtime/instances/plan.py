@@ -18,6 +18,7 @@ from batcher.runtime.instances.replacement import RestartPlan
 from batcher.runtime.instances.sample import WarmupPlan
 from batcher.runtime.instances.turns import DeviceTurns
 from batcher.runtime.runner import Runner
+from batcher.telemetry.devices import DeviceWatcher
 
 
 @record
@@ -66,6 +67,8 @@ class ProcessContext:
     abandoned: AbandonedThreads = field(default_factory=AbandonedThreads)
     turns: DeviceTurns | None = None
     """How warm-ups take turns with what serves; None: they do not."""
+    devices: DeviceWatcher = field(default_factory=DeviceWatcher)
+    """Knows which GPU each device is, and whether it has failed."""
     changed: Callable[[], None] = lambda: None
     """Called when the health of an instance or a model has changed."""
     load_again: Callable[[str], None] = lambda _key: None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from batcher.telemetry.families import (
     batches,
+    gpus,
     models,
     process,
     queue,
@@ -49,6 +50,7 @@ __all__ = [
     "Stage",
     "Values",
     "batches",
+    "gpus",
     "models",
     "one_of",
     "process",
@@ -70,6 +72,7 @@ AREAS: tuple[Area, ...] = (
     requests,
     batches,
     models,
+    gpus,
     sequences,
     recording,
     tracing,

@@ -5,6 +5,7 @@ families is that of `batcher.telemetry.families.FAMILIES`, whatever the order in
 """
 
 from batcher.telemetry.parts.batches import BatchesPart
+from batcher.telemetry.parts.gpus import GpusPart
 from batcher.telemetry.parts.models import ModelsPart
 from batcher.telemetry.parts.part import HealthPoints, Part
 from batcher.telemetry.parts.process import ProcessPart
@@ -20,6 +21,7 @@ from batcher.telemetry.parts.triton import TritonPart
 
 __all__ = [
     "BatchesPart",
+    "GpusPart",
     "HealthPoints",
     "ModelsPart",
     "Part",
