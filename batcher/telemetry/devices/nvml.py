@@ -15,7 +15,7 @@ Nvml: TypeAlias = Any
 Handle: TypeAlias = Any
 """What NVML calls a GPU or a MIG instance by."""
 
-HOW_TO_INSTALL: Final = "nvidia-ml-py is not installed: pip install 'batcher-serve[nvml]'"
+HOW_TO_INSTALL: Final = "nvidia-ml-py is not installed: pip install nvidia-ml-py"
 
 
 class LibraryMissingError(Exception):

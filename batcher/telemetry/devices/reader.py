@@ -145,7 +145,7 @@ class Reader:
             current.hung = step.uuid
             current.replaced = True
             current.wake.set()
-            self._current = _Thread(self)
+            self._current = _Thread(self, current.session)
             self._current.thread.start()
         self.changed()
 
@@ -173,7 +173,9 @@ class Reader:
                     found[device] = Problem(DeviceState.NOT_FOUND, answer)
                     continue
                 uuid = self._bound[device, claimed] = answer.uuid
-            record = self.records.setdefault(uuid, Record(uuid))
+            record = self.records.get(uuid)
+            if record is None:
+                record = self.records[uuid] = Record(uuid, *session.described(uuid))
             found[device] = record
             if not session.has(uuid) and record.known.state is not DeviceState.LOST:
                 record.known = Known(DeviceState.NOT_FOUND, f"NVML does not have {uuid} any more")
@@ -193,10 +195,11 @@ class Reader:
     @property
     def troubled(self) -> bool:
         """Whether there is something that another initialization may mend."""
+        if self.hanging:
+            return False  # to look for GPUs again would hang, too
         good = {DeviceState.OK, DeviceState.PENDING}
         return any(
-            isinstance(each, Problem)
-            or (each.known.state not in good and each.uuid not in self.hanging)
+            isinstance(each, Problem) or each.known.state not in good
             for each in self.found.values()
         )
 
@@ -204,7 +207,9 @@ class Reader:
 class _Thread:
     """One thread that reads, until it is replaced."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, like: Session | None = None) -> None:
+        self.session = like
+        """The GPUs that it reads; at first those of the thread that it replaces."""
         self.step: Step | None = None
         self.stuck = ""
         self.replaced = False
@@ -250,6 +255,7 @@ class _Thread:
                 except NotInitialized:
                     pause_ns = INTERVAL_NS
                 finally:
+                    self.session = None
                     with self._in("nvmlShutdown()"):
                         session.close()
             self.wake.wait(pause_ns / SECOND)
@@ -258,7 +264,7 @@ class _Thread:
         reader = self._reader
         try:
             with self._in("nvmlInit()", limit_ns=OPEN_LIMIT_NS):
-                session = Session(nvml)
+                session = Session(nvml, self.session)
         except _Replaced:
             raise
         except Exception as error:  # noqa: BLE001 - it is said, and tried again
@@ -273,6 +279,7 @@ class _Thread:
         if reader.problem is not None:
             log.info("NVML is there, with %d GPUs", len(session.gpus))
         reader.problem = None
+        self.session = session
         return session
 
     def _serve(self, session: Session) -> None:
@@ -301,7 +308,7 @@ class _Thread:
             statistics = session.gpm.add_to(reading.statistics, target)
         except GpuLost as error:
             self._check()
-            faults.lost(str(error), clock(), reset=error.reset)
+            faults.lost(clock(), reset=error.reset)
             record.known = Known(DeviceState.LOST, f"NVML: {error}", None, record.known.read_ns)
             return
         self._check()

@@ -63,7 +63,6 @@ class Target:
     """One GPU, or one MIG instance, that is read."""
 
     uuid: str
-    product: str
     handle: Handle
     whole: Handle
     """The GPU that an instance is part of; else `handle` itself."""
@@ -103,9 +102,6 @@ def read(nvml: Nvml, target: Target) -> Reading:
     )
     statistics = DeviceStatistics(
         "",
-        uuid=target.uuid,
-        product=target.product,
-        mig=target.gpu_instance is not None,
         utilization=_utilization(asked, handle),
         memory_used=used,
         memory_total=total,

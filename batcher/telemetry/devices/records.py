@@ -41,6 +41,8 @@ class Record:
     """One GPU or MIG instance. One thread at a time writes; what it holds is replaced and never changed."""
 
     uuid: str
+    product: str = ""
+    mig: bool = False
     known: Known = field(default_factory=Known)
     faults: Faults = field(default_factory=Faults)
     watched: bool = False

@@ -38,18 +38,26 @@ Missing: TypeAlias = str
 
 
 class Session:
-    """The GPUs of one initialization. Raises what `nvmlInit` raises."""
+    """The GPUs of one initialization. Raises what `nvmlInit` raises.
 
-    def __init__(self, nvml: Nvml) -> None:
+    `like` is one that is still open: then its GPUs are these, and none is asked, as one of them may hang.
+    """
+
+    def __init__(self, nvml: Nvml, like: Session | None = None) -> None:
         self.nvml = nvml
         nvml.nvmlInit()
         self.targets: dict[str, Target] = {}
         """UUID -> what is read."""
-        self._handles: dict[str, Handle] = {}
-        self._whole: dict[str, Handle] = {}
+        self.handles: dict[str, Handle] = {}
+        """UUID of a GPU or an instance -> its handle."""
+        self.whole: dict[str, Handle] = {}
         """UUID of a GPU or an instance -> the handle of the GPU."""
+        self.gpus: tuple[Gpu, ...] = ()
         self.gpm = Gpm(nvml)
         self.events: Events | None = None
+        if like is not None:
+            self.gpus, self.handles, self.whole = like.gpus, like.handles, like.whole
+            return
         try:
             self.gpus = tuple(self._gpu(index) for index in range(nvml.nvmlDeviceGetCount()))
         except BaseException:
@@ -67,7 +75,16 @@ class Session:
 
     def has(self, uuid: str) -> bool:
         """Whether it has a GPU, or an instance, with this UUID."""
-        return uuid in self._handles
+        return uuid in self.handles
+
+    def described(self, uuid: str) -> tuple[str, bool]:
+        """The name of the product, and whether it is a MIG instance."""
+        gpu = next(
+            each
+            for each in self.gpus
+            if uuid in {each.uuid, *(instance.uuid for instance in each.instances)}
+        )
+        return gpu.product, gpu.uuid != uuid
 
     def use(self, uuids: Iterable[str]) -> None:
         """Read these from now on, and listen to their events."""
@@ -90,14 +107,13 @@ class Session:
     def _target(self, uuid: str) -> Target:
         for gpu in self.gpus:
             if gpu.uuid == uuid:
-                return Target(uuid, gpu.product, self._handles[uuid], self._whole[uuid])
+                return Target(uuid, self.handles[uuid], self.whole[uuid])
             for each in gpu.instances:
                 if each.uuid == uuid:
                     return Target(
                         uuid,
-                        gpu.product,
-                        self._handles[uuid],
-                        self._whole[uuid],
+                        self.handles[uuid],
+                        self.whole[uuid],
                         each.gpu_instance,
                         each.compute_instance,
                     )
@@ -111,7 +127,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 - it is no reason to lose the others
             self._check(error)
             return Gpu(index, problem=text_of(nvml, error))
-        self._handles[uuid] = self._whole[uuid] = handle
+        self.handles[uuid] = self.whole[uuid] = handle
         split, instances = self._instances(handle)
         return Gpu(
             index,
@@ -146,7 +162,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 - places may be empty
             self._check(error)
             return None
-        self._handles[uuid], self._whole[uuid] = instance, handle
+        self.handles[uuid], self.whole[uuid] = instance, handle
         return found
 
     def _told(self, ask: Callable[[], str]) -> str:

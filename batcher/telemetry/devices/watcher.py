@@ -143,6 +143,8 @@ class DeviceWatcher:
             statistics = replace(
                 statistics,
                 uuid=record.uuid,
+                product=record.product,
+                mig=record.mig,
                 xid_events=record.xids if record.watched or record.xids else None,
             )
         state, reason = self._state(record)

@@ -1,6 +1,6 @@
 import pytest
 
-from batcher.config import device_limits
+from batcher.config import device_limits, gpus_of, limits_of
 
 
 def test_a_name_may_have_several_versions(parse):
@@ -63,7 +63,11 @@ def test_an_entry_bounds_its_device(parse):
     ("devices", "expected"),
     [
         ("{gpu1: {max_in_flight: 1}}", "devices.gpu1 (line 2): no model names this device; allowed: gpu0 (did you mean gpu0?)"),
-        ("{gpu0: {}}", "devices.gpu0.max_in_flight (line 2): missing"),
+        ("{gpu0: {}}", "devices.gpu0 (line 2): empty, and so without effect; allowed: max_in_flight, gpu"),
+        ("{gpu0: {gpu: -1}}", "devices.gpu0.gpu (line 2): got -1; allowed: a number as nvidia-smi counts, a UUID (GPU-... or MIG-...), or a PCI bus id (0000:3b:00.0)"),
+        ("{gpu0: {gpu: true}}", "devices.gpu0.gpu (line 2): got true; allowed: a number"),
+        ("{gpu0: {gpu: cuda:0}}", 'devices.gpu0.gpu (line 2): got "cuda:0"; allowed: a number'),
+        ("{gpu0: {gpu: 1.0}}", "devices.gpu0.gpu (line 2): got 1.0; allowed: a number"),
         ("{gpu0: {max_in_flight: 0}}", "devices.gpu0.max_in_flight (line 2): got 0; allowed: 1 or more"),
         ("{gpu0: {max: 1, max_in_flight: 1}}", "devices.gpu0.max (line 2): unknown key;"),
         ("[gpu0]", 'devices (line 2): got ["gpu0"]; allowed: a mapping'),
@@ -72,3 +76,16 @@ def test_an_entry_bounds_its_device(parse):
 def test_a_wrong_device_entry(problems, devices, expected):
     (found,) = problems(f"models: [{{name: a, executor: e, device: gpu0}}]\ndevices: {devices}")
     assert found.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [0, 15, "GPU-1b2c3d4e-0000-4000-8000-000000000000", "MIG-41b35014-452f-57ef-b1b0-3fd1f62be3a1",
+     "MIG-GPU-1b2c3d4e-0000-4000-8000-000000000000/7/0", "0000:3b:00.0", "00000000:3B:00.0", "3b:00"],
+)  # fmt: skip
+def test_a_device_may_say_its_gpu_alone(parse, gpu):
+    config = parse(
+        f"models: [{{name: a, executor: e, device: gpu0, instances: 2}}]\ndevices: {{gpu0: {{gpu: {gpu!r}}}}}"
+    )
+    assert gpus_of(config.devices) == {"gpu0": gpu}
+    assert limits_of(config.models, config.devices) == {"gpu0": 2}, "as without an entry"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from batcher.core.observation import DeviceObservation, ModelObservation, Observ
 from batcher.journal import RecordingStatistics
 from batcher.telemetry import (
     AdmissionReason,
+    GpusPart,
     HealthPoints,
     RecordingPart,
     RepositoryPart,
@@ -22,11 +24,29 @@ from batcher.telemetry import (
     TransportPart,
     TransportPoints,
 )
+from batcher.telemetry.devices import DeviceState, DeviceStatistics
 from batcher.telemetry.families import FAMILIES, Stage
 from batcher.telemetry.parts import TracingPart
 
 HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[2] / "docs" / "metrics.md"
+
+
+class SomeDevice:
+    """Devices, of one of which everything is known."""
+
+    devices = ("gpu0",)
+
+    def report(self, device):
+        known = {each.name: 1 for each in fields(DeviceStatistics) if each.default is None}
+        return DeviceStatistics(
+            **known | {"xid_events": {79: 1}},
+            device=device,
+            state=DeviceState.OK,
+            uuid="GPU-1",
+            product="H100",
+            throttle_reasons={"power_cap": True},
+        )
 
 
 @pytest.fixture
@@ -56,6 +76,7 @@ def populated(registry, telemetry, model):
     telemetry.add(TransportPart(lambda: points))
     telemetry.add(RepositoryPart(lambda: RepositoryPoints(models=1, scans=some)))
     telemetry.add(RecordingPart(RecordingStatistics))
+    telemetry.add(GpusPart(SomeDevice()))
     telemetry.add(TracingPart(dict))
     instances, abandoned = [(("m", "1", "0", "up"), 1)], [(("m", "1"), 0)]
     states = [(("m", "1", "ready"), 1)]
