@@ -24,6 +24,7 @@ import prefetch  # noqa: E402
 import quiet  # noqa: E402
 import reloads  # noqa: E402
 import soak  # noqa: E402
+import telemetry  # noqa: E402
 import transports  # noqa: E402
 import tuning  # noqa: E402
 import uvloop  # noqa: E402
@@ -35,6 +36,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
 
   overhead   closed loop against a model that costs nothing, in turns with a raw echo server:
              the share of gRPC's own throughput that is left after batching, on one core
+  telemetry  the same loop with nothing read, all telemetry read each second, and tracing, in turns
   poisson    open loop at a rate: latency from the moment a request was due to be sent, and
              the share that was answered in time
   agreement  the same open loop at several rates, beside `batcher simulate` on the same arrivals
@@ -60,6 +62,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
 EXAMPLES = """examples:
   python bench/load overhead
   python bench/load overhead --rounds 2 --seconds 2 --streams 8
+  python bench/load telemetry --rounds 10
   python bench/load poisson --rate 1350 --target 50ms
   python bench/load agreement --seeds 5
   python bench/load prefetch --rounds 5
@@ -186,6 +189,7 @@ def parser() -> argparse.ArgumentParser:
         (agreement, "the server and the simulator on the same arrivals", [shared, own]),
         (prefetch, "what the device waits for between two batches", [own]),
         (pipelining, "what a device serves that copies one batch and computes another", [own]),
+        (telemetry, "what metrics, the live page and tracing cost", [shared, own]),
         (transports, "processor time of a request with either transport", []),
         (isolation, "what a child process costs beside a thread", []),
         (attack, "what hostile callers take from others, and from the process", [own]),
@@ -198,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
         name = module.__name__
         command = commands.add_parser(
             name,
-            parents=[*parents, *([] if module is soak else [quiet.options()])],
+            parents=[*parents, *([] if module in {soak, telemetry} else [quiet.options()])],
             formatter_class=formatter,
             help=what,
             description=module.__doc__,
