@@ -7,7 +7,7 @@ is a rule that mypy enforces, and equality and slots are what remains at run tim
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -21,5 +21,6 @@ def record(cls: type[T]) -> type[T]:
 
 def copied(cls: type[T], source: object, **instead: object) -> T:
     """A new record whose fields are the attributes of `source` of these names, but for those in `instead`."""
-    names = [field.name for field in fields(cls) if field.name not in instead]  # type: ignore[arg-type]
+    fields: tuple[str, ...] = cls.__match_args__  # type: ignore[attr-defined] # of every dataclass
+    names = [name for name in fields if name not in instead]
     return cls(**{name: getattr(source, name) for name in names}, **instead)

@@ -1,18 +1,19 @@
-"""Counts and histograms -> Prometheus metric families with samples."""
+"""Counts and histograms -> Prometheus metric families, which write themselves.
+
+The client library makes a sample of every number and looks at every character of it: some 20 µs a sample, half
+a second for fifty models. These families keep the numbers, write the same text at a few tenths of a
+microsecond a line, and make samples only for those who ask for them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import Metric
 from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.samples import Sample, Timestamp
+from prometheus_client.utils import floatToGoString
 
 from batcher.telemetry.families import Family
 from batcher.telemetry.histogram import Buckets, Exemplar, Histogram
@@ -20,76 +21,121 @@ from batcher.telemetry.histogram import Buckets, Exemplar, Histogram
 Labels = tuple[str, ...]
 Point = tuple[Labels, float]
 
-_TYPES: Final[dict[str, Callable[..., Metric]]] = {
-    "counter": CounterMetricFamily,
-    "gauge": GaugeMetricFamily,
-    "histogram": HistogramMetricFamily,
-}
+_of_library: Final[Callable[[float], str]] = floatToGoString
+
+_PLAIN: Final = 1_000_000
+"""From here on numbers are written with an exponent."""
 
 
-def empty(family: Family) -> Metric:
-    """The family without samples."""
-    # OpenMetrics lets a unit be declared only where the name ends with it.
-    unit = family.unit if family.name.endswith(f"_{family.unit}") else ""
-    return _TYPES[family.kind](family.name, family.help, labels=family.labels, unit=unit)
+class WrittenFamily(Metric):
+    """A family that can write itself in both text formats, equal to what the client library writes of it."""
 
-
-def single_values(family: Family, points: Iterable[Point]) -> Metric:
-    """A gauge or counter with one sample per point; labels in the family's order."""
-    metric = empty(family)
-    if not isinstance(metric, CounterMetricFamily | GaugeMetricFamily):
-        raise TypeError(f"{family.name} is a {family.kind}")
-    for labels, value in points:
-        metric.add_metric(labels, value)
-    return metric
-
-
-class HistogramFamily(HistogramMetricFamily):
-    """A histogram family whose samples are made when they are asked for, at once or in pieces.
-
-    With dozens of models a family has thousands of samples; written a piece at a time, they do not
-    block the event loop. Each piece is one whole histogram.
-    """
-
-    def __init__(self, family: Family, points: Iterable[tuple[Labels, Histogram]]) -> None:
-        buckets = family.buckets
-        if family.kind != "histogram" or buckets is None:
-            raise TypeError(f"{family.name} is a {family.kind}")
-        self._points: list[tuple[Labels, Histogram]] = []
-        template = empty(family)
-        super().__init__(family.name, family.help, labels=family.labels, unit=template.unit)
-        self._points += points
-        self._scale = buckets.scale
-        self._limits = _limits(buckets)
+    def __init__(self, family: Family) -> None:
+        # OpenMetrics lets a unit be declared only where the name ends with it.
+        unit = family.unit if family.name.endswith(f"_{family.unit}") else ""
+        super().__init__(family.name, family.help, family.kind, unit)
+        self._family = family
+        names = sorted((name, place) for place, name in enumerate(family.labels))
+        self._before = [each for each in names if each[0] < "le"]
+        self._after = [each for each in names if each[0] >= "le"]
 
     @property
     def samples(self) -> list[Sample]:
         """All samples, as they are now."""
-        return [sample for piece in self.pieces() for sample in piece.samples]
+        return list(self._samples())
 
     @samples.setter
     def samples(self, _: list[Sample]) -> None:
         """The base class begins with none."""
 
-    def pieces(self) -> Iterator[Metric]:
-        """The family as one histogram after the other; without any, as it is."""
-        if not self._points:
-            yield HistogramMetricFamily(self.name, self.documentation, unit=self.unit)
+    def text(self, *, openmetrics: bool) -> Iterator[str]:
+        """The header, then the lines, in pieces of a few dozen lines at most."""
+        name = self.name
+        if not openmetrics and self.type == "counter":
+            name = f"{name}_total"
+        help_ = _escaped(self.documentation) if openmetrics else self.documentation
+        header = f"# HELP {name} {help_}\n# TYPE {name} {self.type}\n"
+        if openmetrics and self.unit:
+            header = f"{header}# UNIT {name} {self.unit}\n"
+        yield header
+        yield from self._lines(openmetrics=openmetrics)
+
+    def _samples(self) -> Iterator[Sample]:
+        raise NotImplementedError
+
+    def _lines(self, *, openmetrics: bool) -> Iterator[str]:
+        raise NotImplementedError
+
+    def _pairs(self, labels: Labels) -> dict[str, str]:
+        return dict(zip(self._family.labels, labels, strict=True))
+
+
+class ValuesFamily(WrittenFamily):
+    """A gauge or counter with one sample for each point."""
+
+    def __init__(self, family: Family, points: Iterable[Point]) -> None:
+        if family.kind == "histogram":
+            raise TypeError(f"{family.name} is a {family.kind}")
+        super().__init__(family)
+        self._points = list(points)
+
+    def _samples(self) -> Iterator[Sample]:
+        name = self._family.exported_name
+        for labels, value in self._points:
+            yield Sample(name, self._pairs(labels), value)
+
+    def _lines(self, *, openmetrics: bool) -> Iterator[str]:  # noqa: ARG002 - both are equal
+        name, names = self._family.exported_name, (*self._before, *self._after)
+        for labels, value in self._points:
+            pairs = _text_of(names, labels)
+            yield f"{name}{{{pairs}}} {_number(value)}\n" if pairs else f"{name} {_number(value)}\n"
+
+
+class HistogramFamily(WrittenFamily):
+    """A histogram family with one histogram for each point, read when it is written."""
+
+    def __init__(self, family: Family, points: Iterable[tuple[Labels, Histogram]]) -> None:
+        buckets = family.buckets
+        if family.kind != "histogram" or buckets is None:
+            raise TypeError(f"{family.name} is a {family.kind}")
+        super().__init__(family)
+        self._points = list(points)
+        self._scale = buckets.scale
+        self._limits = _limits(buckets)
+
+    def _samples(self) -> Iterator[Sample]:
+        name = self.name
         for labels, histogram in self._points:
-            piece = HistogramMetricFamily(
-                self.name, self.documentation, labels=self._labelnames, unit=self.unit
+            pairs = self._pairs(labels)
+            counts, exemplars = histogram.cumulative(), histogram.exemplars or {}
+            for place, (limit, count) in enumerate(zip(self._limits, counts, strict=True)):
+                exemplar = self._exemplar(exemplars[place]) if place in exemplars else None
+                yield Sample(f"{name}_bucket", pairs | {"le": limit}, count, None, exemplar)
+            yield Sample(f"{name}_count", pairs, counts[-1])
+            yield Sample(f"{name}_sum", pairs, histogram.total / self._scale)
+
+    def _lines(self, *, openmetrics: bool) -> Iterator[str]:
+        name = self.name
+        for labels, histogram in self._points:
+            before, after = _text_of(self._before, labels), _text_of(self._after, labels)
+            head = f'{name}_bucket{{{before}{"," if before else ""}le="'
+            tail = f'"{"," if after else ""}{after}}} '
+            counts = histogram.cumulative()
+            numbers = map(_number, counts)
+            lines = [
+                f"{head}{limit}{tail}{number}\n"
+                for limit, number in zip(self._limits, numbers, strict=True)
+            ]
+            if openmetrics and histogram.exemplars is not None:
+                for place, exemplar in histogram.exemplars.items():
+                    lines[place] = f"{lines[place][:-1]}{self._exemplar_text(exemplar)}\n"
+            pairs = ",".join(filter(None, (before, after)))
+            braces = f"{{{pairs}}}" if pairs else ""
+            total = _number(histogram.total / self._scale)
+            yield (
+                f"{''.join(lines)}{name}_count{braces} {_number(counts[-1])}\n"
+                f"{name}_sum{braces} {total}\n"
             )
-            counts = zip(self._limits, histogram.cumulative(), strict=True)
-            exemplars = histogram.exemplars
-            if exemplars is None:
-                piece.add_metric(labels, list(counts), histogram.total / self._scale)
-            else:
-                buckets: list[tuple[str, float] | tuple[str, float, SampleExemplar]] = [
-                    (*count, self._exemplar(exemplars[place])) if place in exemplars else count
-                    for place, count in enumerate(counts)
-                ]
-                piece.add_metric(labels, buckets, histogram.total / self._scale)
-            yield piece
 
     def _exemplar(self, exemplar: Exemplar) -> SampleExemplar:
         """The exemplar as OpenMetrics has it; the other text format leaves it out."""
@@ -99,8 +145,13 @@ class HistogramFamily(HistogramMetricFamily):
             Timestamp(*divmod(round(exemplar.timestamp_s * 1e9), 10**9)),
         )
 
+    def _exemplar_text(self, exemplar: Exemplar) -> str:
+        labels, value, timestamp = self._exemplar(exemplar)
+        pairs = ",".join(f'{name}="{text}"' for name, text in sorted(labels.items()))
+        return f" # {{{pairs}}} {_of_library(value)} {timestamp}"
 
-class VerbatimFamily(Metric):
+
+class VerbatimFamily(ValuesFamily):
     """A family with another product's name, for programs that parse the text as that product writes it.
 
     A counter has no `_total`, and numbers are written as plain digits: some read no exponents. Where the
@@ -108,20 +159,50 @@ class VerbatimFamily(Metric):
     """
 
     def __init__(self, family: Family, points: Iterable[Point]) -> None:
-        kind = "unknown" if family.kind == "counter" else family.kind
-        super().__init__(family.name, family.help, kind)
-        self._kind = family.kind
-        for labels, value in points:
-            self.add_sample(family.name, dict(zip(family.labels, labels, strict=True)), value)
+        super().__init__(family, points)
+        self.unit = ""
+        self._named = [(name, place) for place, name in enumerate(family.labels)]
+        if family.kind == "counter":
+            self.type = "unknown"
 
     def text(self, *, openmetrics: bool) -> Iterator[str]:
-        """Its lines with the header, then each sample's."""
-        kind = self.type if openmetrics else self._kind
+        """The header, then each line."""
+        kind = self.type if openmetrics else self._family.kind
         yield f"# HELP {self.name} {self.documentation}\n# TYPE {self.name} {kind}\n"
-        for sample in self.samples:
-            pairs = ",".join(f'{name}="{_escaped(v)}"' for name, v in sample.labels.items())
-            labels = f"{{{pairs}}}" if pairs else ""
-            yield f"{sample.name}{labels} {_digits(sample.value)}\n"
+        yield from self._lines(openmetrics=openmetrics)
+
+    def _lines(self, *, openmetrics: bool) -> Iterator[str]:  # noqa: ARG002 - both are equal
+        for labels, value in self._points:
+            pairs = _text_of(self._named, labels)
+            braces = f"{{{pairs}}}" if pairs else ""
+            yield f"{self.name}{braces} {_digits(value)}\n"
+
+
+def empty(family: Family) -> Metric:
+    """The family without samples."""
+    return histograms(family, ()) if family.kind == "histogram" else single_values(family, ())
+
+
+def single_values(family: Family, points: Iterable[Point]) -> Metric:
+    """A gauge or counter with one sample per point; labels in the family's order."""
+    return ValuesFamily(family, points)
+
+
+def histograms(family: Family, points: Iterable[tuple[Labels, Histogram]]) -> Metric:
+    """A histogram family with one histogram per point; labels in the family's order."""
+    return HistogramFamily(family, points)
+
+
+def _text_of(names: Iterable[tuple[str, int]], labels: Labels) -> str:
+    """These labels as text; a name comes with its place in `labels`."""
+    return ",".join([f'{name}="{_escaped(labels[place])}"' for name, place in names])
+
+
+def _number(value: float) -> str:
+    """The number as the client library writes it."""
+    if type(value) is int and -_PLAIN < value < _PLAIN:
+        return f"{value}.0"
+    return _of_library(value)
 
 
 def _digits(value: float) -> str:
@@ -129,12 +210,9 @@ def _digits(value: float) -> str:
 
 
 def _escaped(text: str) -> str:
+    if "\\" not in text and "\n" not in text and '"' not in text:
+        return text
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def histograms(family: Family, points: Iterable[tuple[Labels, Histogram]]) -> Metric:
-    """A histogram family with one histogram per point; labels in the family's order."""
-    return HistogramFamily(family, points)
 
 
 def _limits(buckets: Buckets) -> list[str]:
