@@ -148,7 +148,7 @@ class Application:
         self._tracing = self._set_up_tracing()
         self.live = self._live_feed()
         if config.metrics.triton_names:
-            self.telemetry.add(TritonPart(self.telemetry, tuple, monotonic_ns))
+            self.telemetry.add(TritonPart(self.telemetry, self.devices.reports, monotonic_ns))
         self.http: HttpServer | None = None
         self._background: list[asyncio.Task[None]] = []
         self._watchdog: LoopWatchdog | None = None

@@ -152,6 +152,10 @@ class DeviceWatcher:
             statistics, device=device, state=state, reason=reason, failures=failures, age_s=age_s
         )
 
+    def reports(self) -> tuple[DeviceStatistics, ...]:
+        """What is known of all devices."""
+        return tuple(self.report(device) for device in self.devices)
+
     def failure(self, device: str) -> str:
         """Why a device has failed; empty if it has not, or nothing is known."""
         record = self._reader.found.get(device)
