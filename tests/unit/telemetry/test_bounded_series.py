@@ -2,17 +2,20 @@
 
 from batcher.core.commands import Outcome, Reason
 from batcher.core.observation import InstanceObservation, ModelObservation, Observation
+from batcher.telemetry.devices.records import MOST_XIDS, OTHER_XID, Record
 from batcher.telemetry.model import DEVICES
 
 MANY = 10_000
 
 
 def series(registry):
-    return {
+    found = [
         (sample.name, *sorted(sample.labels.items()))
         for metric in registry.collect()
         for sample in metric.samples
-    }
+    ]
+    assert len(set(found)) == len(found), "Prometheus refuses a scrape with a series twice"
+    return set(found)
 
 
 def test_models_that_were_removed_leave_nothing(telemetry, registry, model):
@@ -63,3 +66,22 @@ def test_tenants_that_are_not_configured_are_one(registry, model, stamps):
         moments = stamps(1, 1, 1, 1, 1, 1, 2)
         model.request_ended(Outcome.OK, Reason.NONE, 1, moments, None, tenant=f"tenant-{number}")
     assert series(registry) == before
+
+
+def test_devices_that_models_have_left_go(telemetry, registry):
+    telemetry.model("n:1", "n", "1").device_known("cpu")
+    before = series(registry)
+    for number in range(MANY):
+        other = telemetry.model("o:1", "o", "1")
+        other.device_known(f"gpu{number}")
+        telemetry.forget("o:1")
+        telemetry.remove("o", "1")
+    assert series(registry) == before
+
+
+def test_xids_that_a_driver_makes_up_are_one():
+    record = Record("GPU-1", watched=True)
+    for xid in range(-MANY, MANY):
+        record.event(xid, 0)
+    assert len(record.xids) == MOST_XIDS
+    assert record.xids[OTHER_XID] == 2 * MANY - (MOST_XIDS - 1)
