@@ -121,6 +121,7 @@ class Application:
         if path is not None:
             interval_ns = config.server.config_poll_interval
             self._follower = FileFollower(path, interval_ns, self.live_settings.reload, hangup)
+            self.live_settings.read_again = True
         self.recording = Recording(
             config,
             scheduler.snapshot,

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from batcher import triton
-from batcher.clock import Clock
+from batcher.clock import MILLISECOND, Clock
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause
 from batcher.errors import (
@@ -52,6 +52,11 @@ Answer = TypeVar("Answer")
 RETRY_DRAINING_NS = 1_000_000_000
 """The retry hint (nanoseconds) in a refusal while this server drains: by then a client that
 reconnects has found another server."""
+
+_RESET_EARLY_NS = 10 * MILLISECOND
+"""How much earlier than our deadline a reset may come that means the caller's: what a busy machine lets
+the headers of a call wait. Beside it gRPC rounds times up by as much as 1 %. With less, callers whose
+deadline has passed count as `cancelled`."""
 
 
 class SingleReply:
@@ -259,9 +264,17 @@ class Batcher:
         return model, summary, sequences.admit(request, summary.rows, model)
 
     def _deadline_passed(self, pending: PendingRequest) -> bool:
-        """Whether the caller's deadline has passed."""
-        deadline_ns = pending.request.deadline_ns
-        return deadline_ns is not None and self._clock() >= deadline_ns
+        """Whether the caller's deadline has passed, by its clock or by ours.
+
+        A caller's library ends a call by a reset when its own time is over, and that comes a little before
+        our deadline: gRPC rounds the time up that it sends, and begins to count when the call is made.
+        """
+        request = pending.request
+        if request.deadline_ns is None:
+            return False
+        allowed_ns = request.deadline_ns - request.arrival_ns
+        early_ns = min(allowed_ns // 100 + _RESET_EARLY_NS, allowed_ns // 4)
+        return self._clock() >= request.deadline_ns - early_ns
 
     def _ended(self, pending: PendingRequest, model: ServedModel, due_ns: int | None) -> None:
         """Cancel a request that its caller gave up, and count its end. Never raises."""

@@ -132,6 +132,8 @@ class LiveSettings:
         self._telemetry = telemetry
         self._path = path
         self._changing = asyncio.Lock()
+        self.read_again = False
+        """Whether what watches the file reads it once as if it had changed, which is no attempt to change."""
 
     @property
     def config(self) -> Config:
@@ -215,8 +217,12 @@ class LiveSettings:
         async with self._changing:
             try:
                 config = await self._read()
+                read_again = source is ChangeSource.FILE and self.read_again
+                if source is ChangeSource.FILE:
+                    self.read_again = False
                 if source is ChangeSource.FILE and config == self._from_file:
-                    self._telemetry.count(source, ChangeResult.UNCHANGED)
+                    if not read_again:
+                        self._telemetry.count(source, ChangeResult.UNCHANGED)
                     return AppliedChange((), self.generation)
                 in_force = self.config
                 found = difference(in_force, config)

@@ -369,6 +369,22 @@ class TestReload:
         assert (len(first.changes), len(second.changes)) == (1, 0)
 
 
+class TestTheFirstPollOfTheFile:
+    async def test_counts_as_no_attempt_where_the_file_is_as_it_was(self, world):
+        world.live_settings.read_again = True
+        await world.live_settings.reload(FILE)
+        assert not world.counts
+        await world.live_settings.reload(FILE)
+        assert world.counts == {(FILE, "unchanged"): 1}
+
+    async def test_counts_where_the_file_has_changed_since_the_start(self, world):
+        world.live_settings.read_again = True
+        world.rewrite("50ms", "40ms")
+        await world.live_settings.reload(FILE)
+        await world.live_settings.reload(FILE)
+        assert world.counts == {(FILE, "applied"): 1, (FILE, "unchanged"): 1}
+
+
 class TestAfterAnAdminCall:
     @pytest.fixture
     async def called(self, world):

@@ -47,6 +47,29 @@ async def test_a_request_cancelled_while_its_reply_is_encoded_counts_as_cancelle
     assert middle.counted() == {end: 1}
 
 
+@pytest.mark.parametrize(
+    ("at_ms", "end"), [(490, "expired"), (484, "cancelled"), (250, "cancelled"), (500, "expired")]
+)
+async def test_a_reset_just_before_the_deadline_means_that_the_caller_saw_it_pass(
+    middle, at_ms, end
+):
+    reached = asyncio.Event()
+
+    async def encode(_):
+        reached.set()
+        await asyncio.Event().wait()
+
+    request = middle.request(deadline_ns=middle.clock() + 500_000_000)
+    call = asyncio.create_task(middle.batcher.answer(request, encode))
+    await reached.wait()
+    middle.clock.advance(request.arrival_ns + at_ms * 1_000_000 - middle.clock())
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    ((outcome, _),) = middle.counted()
+    assert outcome == end
+
+
 async def test_an_exception_in_the_metrics_does_not_fail_a_request(middle, monkeypatch):
     monkeypatch.setattr(middle.model.telemetry, "request_ended", boom)
     reply = await middle.batcher.infer(middle.request())
