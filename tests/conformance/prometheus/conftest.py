@@ -1,0 +1,46 @@
+"""The benchmarks are scripts, so their folder goes on the path."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "bench" / "load"))
+
+from truth import prometheus
+from truth.scene import play
+from truth.statements import untruths
+
+from batcher.telemetry.families import FAMILIES
+
+LATEST_MS = 50
+"""A load that was sent later than this says nothing of ages that are right within as much."""
+
+
+@pytest.fixture
+def true(tmp_path):
+    """Plays a scene and asserts that every exported family is as is known from the outside.
+
+    `known` gets the world first, and may add events that follow from it.
+    """
+    if not prometheus.there():
+        pytest.skip("prometheus is not installed (.ci/packages.txt)")
+
+    def check(scene, known=lambda world: None):
+        for turn in range(3):
+            folder = tmp_path / str(turn)
+            folder.mkdir()
+            world = play(scene, folder)
+            if world.late_ms <= LATEST_MS:
+                break
+        else:
+            pytest.skip(f"the load was sent {world.late_ms:.0f} ms late, three times")
+        known(world)
+        assert len(world.scrapes) > 3
+        wrong = untruths(world, [family.name for family in FAMILIES])
+        if wrong:
+            lines = (f"{family}:\n    " + "\n    ".join(said[:5]) for family, said in wrong.items())
+            pytest.fail("\n".join(lines), pytrace=False)
+        return world
+
+    return check

@@ -1,0 +1,130 @@
+"""What a real Prometheus reads from `/metrics` is what is known from the outside."""
+
+import os
+import signal
+
+import pytest
+from truth.scene import ModelPlan, Scene, one, poisson
+from truth.statements import STATEMENTS
+from truth.world import SECOND, Batch, Event, codes
+
+from batcher.telemetry.families import FAMILIES
+
+CAPACITY = 16 / 0.052
+"""Rows a second of `ModelPlan()`: 16 in 52 ms."""
+
+pytestmark = [pytest.mark.conformance, pytest.mark.slow]
+
+
+def test_every_family_is_in_a_statement():
+    assert {family.name for family in FAMILIES} == set(STATEMENTS)
+
+
+def test_idle(true):
+    true(Scene(seconds=2))
+
+
+@pytest.mark.parametrize("transport", ["builtin", "grpcio"])
+def test_half_of_capacity(true, transport):
+    requests = poisson(0.5 * CAPACITY, 4)
+    world = true(Scene(requests=requests, config={"server": {"transport": transport}}))
+    assert codes(list(world.requests.values())) == {"OK": len(requests)}
+
+
+def test_near_capacity(true):
+    true(Scene(requests=poisson(0.95 * CAPACITY, 5)))
+
+
+def test_overload(true):
+    world = true(Scene(requests=poisson(1.5 * CAPACITY, 6)))
+    assert codes(list(world.requests.values()))["RESOURCE_EXHAUSTED"] > 50
+
+
+@pytest.mark.parametrize("transport", ["builtin", "grpcio"])
+def test_callers_that_give_up_or_ask_for_what_is_not_there(true, transport):
+    requests = [
+        *poisson(40, 3),
+        *(one(1000 + i, 0.1 + i / 10, cancel_s=0.004) for i in range(20)),
+        *(one(2000 + i, 0.15 + i / 10, "fail") for i in range(10)),
+        *(one(3000 + i, 0.12 + i / 10, "wide") for i in range(10)),
+        *(one(4000 + i, 0.13 + i / 10, model="nothing") for i in range(7)),
+        *(one(5000 + i, 0.14 + i / 10, deadline_s=0.001) for i in range(10)),
+    ]
+    facts = {"unread": {"unknown_model": 7}}
+    true(Scene(requests=requests, config={"server": {"transport": transport}}, facts=facts))
+
+
+@pytest.mark.parametrize("transport", ["builtin", "grpcio"])
+def test_streams(true, transport):
+    requests = [*poisson(100, 3), *(one(3000 + i, 0.1 + i / 10, "wide") for i in range(10))]
+    true(Scene(requests=requests, stream=True, config={"server": {"transport": transport}}))
+
+
+HANG_S = 2.0
+"""When a batch begins to hang, or its process is stopped."""
+
+TIMEOUT_S = 2.5
+"""After so long it is given up."""
+
+BEHIND = [one(6000 + i, HANG_S + 0.3 + i / 20, deadline_s=0.5 + i / 10) for i in range(10)]
+"""What waits behind it, as long as its callers do."""
+
+AFTER = poisson(20, 2, begin_s=HANG_S + TIMEOUT_S + 2, first=8000)
+LOST = {"batcher_instance_losses_total": {frozenset({("reason", "hung")}): 1}}
+
+
+def given_up(world, hung_ns):
+    """The instance is given up when a batch has hung for `TIMEOUT_S`, and the next one is loaded at once."""
+    lost_ns = hung_ns + int(TIMEOUT_S * SECOND)
+    loading = [each["at"] for each in world.life["hello"] if each["kind"] == "loading"]
+    (again_ns,) = [at_ns for at_ns in loading if at_ns > hung_ns]
+    warm = [b for b in world.batches["hello"] if not b.requests and b.begin_ns > again_ns]
+    assert len(warm) >= 2
+    world.events += [
+        Event("lost", lost_ns - SECOND // 20),
+        Event("gone", lost_ns + SECOND // 5),
+        Event("loading", again_ns),
+        Event("back", max(batch.end_ns for batch in warm) + SECOND // 5),
+    ]
+
+
+@pytest.mark.parametrize("transport", ["builtin", "grpcio"])
+def test_a_thread_that_hangs(true, transport):
+    def release(playing):
+        (playing.folder / "hello.release").touch()
+
+    def known(world):
+        (hung,) = world.requests[5000].batches
+        hung.end_ns = None  # what it did after it was given up is of no account
+        given_up(world, hung.begin_ns)
+
+    scene = Scene(
+        models=[ModelPlan(keys={"execute_timeout": f"{TIMEOUT_S}s"})],
+        requests=[*poisson(40, HANG_S - 0.5), one(5000, HANG_S, "hang"), *BEHIND, *AFTER],
+        config={"server": {"transport": transport}},
+        acts=[(HANG_S + TIMEOUT_S + 3, release)],
+        facts={"expect": LOST},
+    )
+    assert true(scene, known).requests[5000].code == "UNAVAILABLE"
+
+
+def test_a_child_that_is_stopped(true):
+    def stop(playing):
+        (pid,) = playing.pids("hello")
+        os.kill(pid, signal.SIGSTOP)
+
+    def known(world):
+        # The stopped child could not write down what it was given.
+        given = world.requests[5000]
+        given.batches.append(Batch("hello", 0, "", given.sent_ns, [given.id]))
+        world.batches["hello"].append(given.batches[0])
+        given_up(world, given.sent_ns)
+
+    keys = {"isolation": "process", "execute_timeout": f"{TIMEOUT_S}s"}
+    scene = Scene(
+        models=[ModelPlan(keys=keys)],
+        requests=[*poisson(40, HANG_S - 0.5), one(5000, HANG_S + 0.1), *BEHIND, *AFTER],
+        acts=[(HANG_S, stop)],
+        facts={"expect": LOST},
+    )
+    assert true(scene, known).requests[5000].code == "UNAVAILABLE"
