@@ -12,6 +12,7 @@ from batcher.runtime.execution.results import answer, failure_text
 from batcher.runtime.pending import PendingRequest
 from batcher.runtime.refusals import error_for
 from batcher.telemetry.reasons import ReplyReason
+from batcher.telemetry.tracing.log_fields import failed_fields
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,11 @@ def end_request(pending: PendingRequest, settle: Settle, clock: Clock) -> None:
             target = pending.target
             pending.reply.fail(error_for(settle, target.name, target.settings, pending.failure))
     except Exception as error:
-        log.exception("%s: the reply to a request could not be made; it fails", pending.target.name)
+        log.exception(
+            "%s: the reply to a request could not be made; it fails",
+            pending.target.name,
+            extra=failed_fields(pending),
+        )
         internal = not isinstance(error, ExecutionError)
         reason = ReplyReason.INTERNAL if internal else Reason.UNKNOWN_FAILURE
         fail_request(pending, f"the reply could not be made: {failure_text(error)}", reason, clock)
@@ -52,4 +57,5 @@ def fail_request(
         log.exception(
             "%s: internal error: a request has failed, and the error could not be sent to its caller",
             pending.target.name,
+            extra=failed_fields(pending),
         )

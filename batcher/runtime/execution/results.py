@@ -17,6 +17,7 @@ from batcher.runtime.execution.scatter import join, joinable, scatter
 from batcher.runtime.interface.padding import Padding
 from batcher.runtime.pending import BatchReplies, PendingRequest
 from batcher.runtime.request import InferenceReply
+from batcher.telemetry.tracing.log_fields import failed_fields
 from batcher.tensors import Tensor
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ def report(
                 log.exception(
                     "%s: internal error: the rows of a request could not be taken from its batch",
                     pending.target.name,
+                    extra=failed_fields(pending),
                 )
                 pending.failure = failure_text(error)
                 failure = Failure(pending.id, FailureCause.UNKNOWN)

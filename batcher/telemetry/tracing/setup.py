@@ -16,6 +16,7 @@ from batcher.telemetry.ended import EndedRequest
 from batcher.telemetry.parts import TracingPart
 from batcher.telemetry.tracing.context import TraceContext
 from batcher.telemetry.tracing.epoch import Epoch
+from batcher.telemetry.tracing.log_fields import Contexts, unuse, use
 from batcher.telemetry.tracing.sampling import Sampler
 from batcher.telemetry.tracing.sender import FLUSH_S, Exporter, SpanSender
 from batcher.telemetry.tracing.tracer import Tracer
@@ -71,6 +72,8 @@ class Tracing:
             always=config.always,
             kept=self._kept,
         )
+        self._contexts = Contexts(self._sampler.context, keeps_failed="failed" in config.always)
+        use(self._contexts)
         telemetry.ended.add(self.tracer.ended, self.tracer.wants)
         telemetry.add(TracingPart(self._sender.counts))
 
@@ -80,6 +83,7 @@ class Tracing:
 
     def close(self, timeout_s: float = FLUSH_S) -> None:
         """Send what waits, for at most `timeout_s` seconds. Blocks; call it when no request is left."""
+        unuse(self._contexts)
         self._sender.close(timeout_s)
 
     def _otlp(self, config: TracingConfig) -> Exporter:

@@ -8,13 +8,16 @@ traced, because that can depend on how they ended.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
+from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome
 from batcher.telemetry.ended import EndedRequest, Ending
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.tracing.context import PARENT, Metadata, TraceContext
+from batcher.telemetry.tracing.log_fields import fields
 from batcher.telemetry.tracing.records import (
     MAX_ID,
     MAX_LINKS,
@@ -24,6 +27,8 @@ from batcher.telemetry.tracing.records import (
     TracedRequest,
 )
 from batcher.telemetry.tracing.sampling import Sampler
+
+log = logging.getLogger(__name__)
 
 MOST_BATCHES: Final = 8192
 """Batches of which requests have not ended, such as those whose callers do not read. Beyond it the oldest
@@ -128,6 +133,9 @@ class Tracer:
         for batch in batches:
             self._leave(batch)
         self._kept(ended, context)
+        late = ended.due_ns is not None and ended.stamps.replied_ns > ended.due_ns
+        if late or ended.outcome is not Outcome.OK:
+            _log(ended, context)
 
     def _put_request(
         self, ended: EndedRequest, context: TraceContext, links: tuple[SpanId, ...]
@@ -222,6 +230,29 @@ class Tracer:
             self._batches.pop(batch.id, None)
             if batch.links:
                 self._put(batch, _one)
+
+
+def _log(ended: EndedRequest, context: TraceContext) -> None:
+    """Say of a traced request that it was not answered in time, or at all, and which trace it is."""
+    milliseconds = ended.duration_ns / MILLISECOND
+    if ended.outcome is Outcome.OK:
+        log.info(
+            "%s: a request was answered late, after %.3g ms; most of that was %s",
+            ended.model,
+            milliseconds,
+            ended.late_hop or "outside of its hops",
+            extra=fields(context),
+        )
+    else:
+        log.log(
+            logging.WARNING if ended.outcome is Outcome.FAILED else logging.INFO,
+            "%s: a request ended %s (%s), after %.3g ms",
+            ended.model or "no model",
+            ended.outcome,
+            ended.reason,
+            milliseconds,
+            extra=fields(context),
+        )
 
 
 def _one() -> int:
