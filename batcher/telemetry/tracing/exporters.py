@@ -87,8 +87,11 @@ class OtlpExporter:
         return len(spans), self._hidden(self._heard.last or "the exporter does not say why")
 
     def abort(self) -> None:
-        """End: an export that runs is broken off, as far as the library can."""
+        """Send nothing more: an export that runs is broken off, as far as the library can."""
         self._exporter.shutdown()
+
+    def close(self) -> None:
+        """End: what the libraries log is logged again."""
         _LIBRARY.removeHandler(self._heard)
         _LIBRARY.propagate = True
 

@@ -32,14 +32,18 @@ _ABORT_S: Final = 0.5
 
 
 class Exporter(Protocol):
-    """Makes spans of records and sends them. Called on the sender's thread, but for `abort`."""
+    """Makes spans of records and sends them. `export` is called on the sender's thread."""
 
     def export(self, records: Sequence[Traced]) -> tuple[int, str]:
         """Send the spans; returns their number, and why they could not be sent ("" if they were)."""
         ...
 
     def abort(self) -> None:
-        """End: from any thread, also while `export` runs, which should then return."""
+        """Send nothing more: from any thread, also while `export` runs, which should then return."""
+        ...
+
+    def close(self) -> None:
+        """End; no method is called any more."""
         ...
 
 
@@ -101,6 +105,7 @@ class SpanSender:
             )
         elif left:
             log.warning("%d traced requests and batches were not sent", left)
+        self._exporter.close()
 
     def _run(self) -> None:
         while not self._closing:

@@ -60,6 +60,7 @@ def exporter(made):
     yield make
     for each in ends:
         each.abort()
+        each.close()
 
 
 def test_the_name_of_the_service(monkeypatch):

@@ -34,6 +34,9 @@ class Collector:
     def abort(self):
         self.aborted.set()
 
+    def close(self):
+        assert self.aborted.is_set()
+
 
 @pytest.fixture
 def collector():
