@@ -14,6 +14,7 @@ from math import isfinite
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
+from batcher.errors import encodable
 from batcher.protocol import load
 from batcher.telemetry.devices import DeviceStatistics
 from batcher.telemetry.load.report import (
@@ -32,7 +33,7 @@ long, half as many would leave the loop at most 0.2 ms sooner."""
 
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _Fields: TypeAlias = tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]
-_PLAIN: Final = (int, str, bool, dict)
+_PLAIN: Final = (int, bool, dict)
 
 
 def document(part: Any) -> dict[str, Any]:
@@ -46,7 +47,9 @@ def document(part: Any) -> dict[str, Any]:
         kind = type(value)
         if value is None or (kind is float and not isfinite(value)):
             continue
-        if kind is float or kind in _PLAIN:
+        if kind is str:
+            found[name] = value if value.isascii() else encodable(value)
+        elif kind is float or kind in _PLAIN:
             found[name] = value
         elif kind is tuple:
             found[name] = [document(each) for each in value]
@@ -61,12 +64,12 @@ def json_parts(report: LoadReport) -> Iterator[bytes]:
     """The report as JSON in one line, in parts of `SLICE_MODELS` models; joined they are the whole."""
     text = _JSON.encode(document(replace(report, models=())))
     before, after = text.split('"models":[]')
-    yield f'{before}"models":['.encode(errors="replace")
+    yield f'{before}"models":['.encode()
     for models in _slices(report):
         comma = "" if models[0] is report.models[0] else ","
         text = ",".join([_JSON.encode(document(model)) for model in models])
-        yield f"{comma}{text}".encode(errors="replace")
-    yield f"]{after}\n".encode(errors="replace")
+        yield f"{comma}{text}".encode()
+    yield f"]{after}\n".encode()
 
 
 def message_parts(report: LoadReport) -> Iterator[bytes]:

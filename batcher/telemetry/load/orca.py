@@ -13,6 +13,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Final, TypeAlias
 
+from batcher.errors import encodable
 from batcher.protocol import orca
 from batcher.telemetry.load.report import DeviceLoad, LoadReport, ModelLoad
 
@@ -142,4 +143,4 @@ def _values(part: ModelLoad | DeviceLoad, fields: tuple[str, ...]) -> Iterator[t
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return encodable(text).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

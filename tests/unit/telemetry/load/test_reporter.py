@@ -1,91 +1,77 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
 
-from batcher.buffers import Buffers
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome, Reason
-from batcher.core.observation import InstanceObservation, ModelObservation, Observation
-from batcher.runtime.health import HealthReport, InstanceHealth, InstanceState, ModelHealth
-from batcher.telemetry.load import (
-    Identity,
-    LoadReporter,
-    LoadSources,
-    ModelDeviceLoad,
-    RequestCount,
-)
-
-
-@dataclass
-class Scheduler:
-    """A scheduler that shows the same model at every look, and counts the looks."""
-
-    clock: object
-    models: tuple = ()
-    instances: tuple = ()
-    looks: int = 0
-
-    def observe(self):
-        self.looks += 1
-        return Observation(self.clock(), self.models, self.instances)
+from batcher.runtime.health import HealthReport
+from batcher.telemetry.load import Identity
 
 
 @pytest.fixture
-def scheduler(clock):
-    waiting = ModelObservation(
-        model="m:1",
-        waiting_requests=3,
-        waiting_rows=7,
-        waiting_bytes=4_096,
-        executing_requests=2,
-        oldest_waiting_ns=5 * MILLISECOND,
-        oldest_executing_ns=20 * MILLISECOND,
-        target_ns=40 * MILLISECOND,
-        backlog_ns=0.25 * SECOND,
+def busy(model, clock, stamps):
+    """The model has answered, refused and failed, and its device is busy."""
+    model.request_ended(Outcome.OK, Reason.NONE, 2, stamps(1, 2, 3, 4, 5, 6, 7), 6 * MILLISECOND)
+    for _ in range(4):
+        model.request_ended(
+            Outcome.REJECTED, Reason.PREDICTED_LATE, 1, stamps(1, 2, 0, 0, 0, 3, 4), None
+        )
+    model.batch_finished(
+        rows=2,
+        requests=1,
+        max_batch_size=8,
+        started_ns=3 * MILLISECOND,
+        execute_start_ns=4 * MILLISECOND,
+        execute_end_ns=5 * MILLISECOND,
+        scattered_ns=6 * MILLISECOND,
+        failed=False,
     )
-    instance = InstanceObservation("m:1/0", 1, "m:1", "cpu", False, 1)
-    return Scheduler(clock, (waiting,), (instance,))
-
-
-HEALTHY = HealthReport(
-    True, (ModelHealth("m", "1", True, instances=(InstanceHealth(0, InstanceState.UP),)),)
-)
-
-
-@pytest.fixture
-def reporter(telemetry, scheduler, clock):
-    sources = LoadSources(
-        observe=scheduler.observe,
-        models=telemetry,
-        draining=lambda: False,
-        health=lambda: HEALTHY,
-        buffers=Buffers(20),
-    )
-    return LoadReporter(
-        Identity("pod-1", "s1"), sources, clock=clock, epoch_clock=lambda: 5 * SECOND + clock()
-    )
-
-
-def test_a_report_has_what_waits_and_what_was_counted(reporter, model, clock):
-    model.requests[Outcome.REJECTED, Reason.PREDICTED_LATE] = 4
     model.execution_started(1, "cpu", clock())
     clock.advance(2 * SECOND)
+    return model
+
+
+OF_A_MODEL = {
+    "generation": ("batcher_model_generation", {}),
+    "oldest_waiting_age_seconds": ("batcher_oldest_request_age_seconds", {"state": "waiting"}),
+    "oldest_executing_age_seconds": ("batcher_oldest_request_age_seconds", {"state": "executing"}),
+    "oldest_request_target_ratio": ("batcher_oldest_request_target_ratio", {}),
+    "queue_requests": ("batcher_queue_requests", {}),
+    "queue_rows": ("batcher_queue_rows", {}),
+    "queue_bytes": ("batcher_queue_bytes", {}),
+    "queue_backlog_seconds": ("batcher_queue_backlog_seconds", {}),
+    "executing_requests": ("batcher_executing_requests", {}),
+    "batches_in_flight": ("batcher_batches_in_flight", {}),
+    "latency_target_reachable": ("batcher_latency_target_reachable", {}),
+    "latency_target_missed": ("batcher_latency_target_missed_total", {}),
+    "batches": ("batcher_batch_rows_count", {}),
+    "batch_rows": ("batcher_batch_rows_sum", {}),
+}
+"""Field -> the sample that it equals."""
+
+
+def test_every_field_equals_its_metric(reporter, busy, value, registry):
     report = reporter.report()
     (load,) = report.models
-    assert (load.model, load.version, load.state) == ("m", "1", "ready")
-    assert load.oldest_waiting_age_seconds == 0.005
-    assert load.oldest_executing_age_seconds == 0.02
-    assert load.oldest_request_target_ratio == 0.5
-    assert (load.queue_requests, load.queue_rows, load.queue_bytes) == (3, 7, 4_096)
-    assert load.queue_backlog_seconds == 0.25
-    assert load.requests == (RequestCount("rejected", "predicted_late", 4),)
-    assert load.instances == {"up": 1}
-    assert load.devices == (ModelDeviceLoad("cpu", 2.0),)
-    assert load.batches_in_flight == 1
-    assert report.replica.uptime_seconds == 2
-    assert (report.replica.buffered_bytes, report.replica.buffered_limit_bytes) == (0, 20)
+    for field, (name, labels) in OF_A_MODEL.items():
+        assert getattr(load, field) == value(name, **labels), field
+        assert getattr(load, field), f"{field}: 0 proves nothing"
+    ended = {(each.outcome, each.reason): each.count for each in load.requests}
+    assert ended == {("ok", ""): 1, ("rejected", "predicted_late"): 4}
+    for (outcome, reason), count in ended.items():
+        assert count == value("batcher_requests_total", outcome=outcome, reason=reason)
+    (share,) = load.devices
+    busy_s = value("batcher_executor_busy_seconds_total", device="cpu")
+    assert share.executor_busy_seconds == busy_s == 2
+    assert share.load_ratio == value("batcher_model_load_ratio", device="cpu")
+    (device,) = report.devices
+    sample = registry.get_sample_value
+    assert device.load_ratio == sample("batcher_device_load_ratio", {"device": "cpu"})
+    assert device.headroom_ratio == sample("batcher_device_headroom_ratio", {"device": "cpu"})
+    assert report.replica.desired_ratio == sample("batcher_desired_ratio")
+    assert report.replica.draining == bool(sample("batcher_draining"))
 
 
 def test_who_asks_within_the_interval_gets_the_same_report(reporter, scheduler, clock):
@@ -98,12 +84,62 @@ def test_who_asks_within_the_interval_gets_the_same_report(reporter, scheduler, 
     assert scheduler.looks == 2
 
 
-def test_what_the_scheduler_does_not_know_is_unknown(reporter, scheduler):
-    scheduler.models = scheduler.instances = ()
-    (load,) = reporter.report().models
+def test_a_change_of_health_shows_at_once(reporter, sources):
+    assert reporter.report().replica.ready
+    sources.health = lambda: HealthReport(False, reason="draining")
+    reporter.health_changed()
+    report = reporter.report()
+    assert (report.number, report.replica.ready, report.replica.reason) == (2, False, "draining")
+    assert reporter.report() is report
+
+
+def test_a_report_that_fails_is_not_the_last_one(reporter, scheduler, sources):
+    sources.observe = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        reporter.report()
+    sources.observe = scheduler.observe
+    assert reporter.report().number == 1
+
+
+def test_what_the_scheduler_does_not_know_is_unknown(reporter, model, scheduler):
+    scheduler.models = scheduler.instances = scheduler.devices = ()
+    scheduler.desired_ratio = None
+    report = reporter.report()
+    (load,) = report.models
     assert load.queue_requests is None
     assert load.oldest_waiting_age_seconds is None
     assert load.target_seconds is None
+    assert load.offered_rows_per_second is None
+    assert report.replica.desired_ratio is None
+    assert report.devices == ()
+
+
+def test_what_is_not_measured_yet_is_unknown(reporter, scheduler):
+    (model,), (device,) = scheduler.models, scheduler.devices
+    scheduler.models = (
+        replace(model, target_ns=None, offered_rows_per_s=None, load=None, device_loads=()),
+    )
+    scheduler.devices = (replace(device, load=None),)
+    report = reporter.report()
+    (load,), (device,) = report.models, report.devices
+    assert load.oldest_request_target_ratio is None
+    assert load.latency_target_reachable is None
+    assert load.devices == ()
+    assert (device.load_ratio, device.headroom_ratio, device.statistics) == (None, None, None)
+
+
+def test_a_device_to_which_nothing_is_offered_has_no_headroom_in_numbers(reporter, scheduler):
+    scheduler.devices = (replace(scheduler.devices[0], load=0.0),)
+    (device,) = reporter.report().devices
+    assert (device.load_ratio, device.headroom_ratio) == (0.0, None)
+
+
+def test_a_model_that_is_counted_but_not_served_is_unloaded(reporter, model, sources, telemetry):
+    telemetry.model("other:1", "other", "1")
+    assert [(m.model, m.state) for m in reporter.report().models] == [
+        ("m", "ready"),
+        ("other", "unloaded"),
+    ]
 
 
 def test_the_name_is_that_of_the_configuration_the_pod_or_the_host():
@@ -112,6 +148,7 @@ def test_the_name_is_that_of_the_configuration_the_pod_or_the_host():
     assert Identity.of_process(None, pod).replica == "pod-1"
     assert Identity.of_process("", {"HOSTNAME": "host-1"}).replica == "host-1"
     assert Identity.of_process(None, {}).replica
+    assert len(Identity.of_process(None, {"POD_NAME": "x" * 1_000}).replica) == 253
 
 
 def test_every_start_has_an_id_of_its_own():
