@@ -54,7 +54,7 @@ from batcher.telemetry import (
 )
 from batcher.telemetry.devices import DeviceWatcher
 from batcher.telemetry.live import Changes, LiveView, Sampler, Severity
-from batcher.telemetry.load import Identity, LoadReporter, LoadSources
+from batcher.telemetry.load import DutyCycles, Identity, LoadReporter, LoadSources
 from batcher.telemetry.tracing import Tracing, switched_off
 from batcher.web import HttpServer, build_app, render
 from batcher.web.live import Feed
@@ -133,6 +133,7 @@ class Application:
         flight = FlightRecordServicer(self._write_on_request, config.server.status_codes)
         server = config.server
         self.buffers = Buffers(server.max_buffered or default_limit(server.max_message))
+        self._duty_cycles = DutyCycles(self.telemetry.devices, monotonic_ns)
         self.load = self._load_reporter()
         self._health.watch(lambda _: self.load.health_changed())
         self.grpc = GrpcFrontend(
@@ -158,10 +159,11 @@ class Application:
     async def start(self) -> None:
         """Listen, load every model, become ready. Raises `StartupError`; call `close` even then."""
         self._run("live-view", self.live.run())
+        self._run("duty-cycles", self._duty_cycles.run())
         address = self.config.server.http
         if address is not None:
             http = HttpServer(
-                address, build_app(self.registry, self.health, self.live, self.load.report)
+                address, build_app(self.registry, self.health, self.live, self.load.current)
             )
             await http.start()
             self.http = http
@@ -279,6 +281,8 @@ class Application:
             draining=lambda: self.telemetry.process.draining,
             health=self._health.report,
             buffers=self.buffers,
+            duty_cycle=self._duty_cycles.of,
+            statistics=self.devices.report,
         )
         return LoadReporter(Identity.of_process(self.config.server.replica), sources)
 

@@ -42,11 +42,11 @@ class GrpcFrontend:
         buffers: Buffers,
         load: LoadReporter,
     ) -> None:
-        self._load = LoadServicer(load, clock)
+        self._load = LoadServicer(load, clock, config.status_codes)
         self._buffers = buffers
         self._health = HealthService()
         batcher.health.watch(self._health.update)
-        trailers = LoadTrailers(load.report, always=config.load_trailers)
+        trailers = LoadTrailers(load.latest, always=config.load_trailers)
         self._inference = InferenceServicer(batcher, clock, config, buffers, trailers)
         self._settings = SettingsServicer(live_settings, config.status_codes)
         self._flight = flight

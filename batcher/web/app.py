@@ -30,7 +30,7 @@ def build_app(
     registry: Collector,
     health: Callable[[], HealthReport],
     feed: Feed | None = None,
-    load: Callable[[], LoadReport] | None = None,
+    load: Callable[[], Awaitable[LoadReport]] | None = None,
 ) -> Starlette:
     """The application; `registry`, `health` and `load` are read anew at each request.
 
@@ -81,7 +81,9 @@ def build_app(
     )
 
 
-def _load_page(load: Callable[[], LoadReport]) -> Callable[[Request], Awaitable[Response]]:
+def _load_page(
+    load: Callable[[], Awaitable[LoadReport]],
+) -> Callable[[Request], Awaitable[Response]]:
     encoding = SharedEncoding(load, json_parts)
 
     async def answer(_: Request) -> Response:

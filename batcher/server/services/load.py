@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import grpc
@@ -26,8 +25,9 @@ from batcher.protocol import (
     load,
     orca_service,
 )
-from batcher.server.calls import Context
-from batcher.telemetry.load import LoadReporter, SharedEncoding, message_parts, whole
+from batcher.server.calls import Context, answered
+from batcher.server.status import Style
+from batcher.telemetry.load import LoadReporter, SharedEncoding, message_parts, whole_parts
 
 MAX_WATCHERS: Final = 64
 """Calls of `Watch` at once, on all listeners. Each costs up to ten messages a second."""
@@ -50,10 +50,11 @@ _Request = TypeVar("_Request", bound=Message)
 class LoadServicer:
     """Answers both services, on every listener."""
 
-    def __init__(self, reporter: LoadReporter, clock: Clock) -> None:
-        self._reporter = reporter
+    def __init__(self, reporter: LoadReporter, clock: Clock, style: Style) -> None:
+        self._style = style
         self._clock = clock
-        self._messages = SharedEncoding(reporter.report, message_parts)
+        self._messages = SharedEncoding(reporter.current, message_parts)
+        self._core_metrics = SharedEncoding(reporter.current, whole_parts)
         self._watchers: dict[str, int] = {}
         self._closing = asyncio.Event()
 
@@ -72,7 +73,7 @@ class LoadServicer:
 
     async def _get(self, data: bytes, context: Context) -> bytes:
         await _read(load.GetLoadRequest, data, context)
-        return await self._messages.current()
+        return await answered(self._messages.current(), context, self._style)
 
     async def _watch(self, data: bytes, context: Context) -> None:
         request = await _read(load.WatchLoadRequest, data, context)
@@ -85,7 +86,7 @@ class LoadServicer:
                 f"interval is {interval_ns / SECOND:g} s; allowed: {MIN_INTERVAL_NS / SECOND:g} s to"
                 f" {MAX_INTERVAL_NS / SECOND:g} s",
             )
-        await self._send(LOAD_REPORTS, MAX_WATCHERS, interval_ns, self._messages.current, context)
+        await self._send(LOAD_REPORTS, MAX_WATCHERS, interval_ns, self._messages, context)
 
     async def _stream_core_metrics(self, data: bytes, context: Context) -> None:
         request = await _read(orca_service.OrcaLoadReportRequest, data, context)
@@ -93,15 +94,12 @@ class LoadServicer:
         interval_ns = min(max(asked_ns, MIN_ORCA_INTERVAL_NS), MAX_INTERVAL_NS)
         await self._send(OPEN_RCA, MAX_ORCA_STREAMS, interval_ns, self._core_metrics, context)
 
-    async def _core_metrics(self) -> bytes:
-        return whole(self._reporter.report()).SerializeToString()
-
     async def _send(
         self,
         service: str,
         most: int,
         interval_ns: int,
-        current: Callable[[], Awaitable[bytes]],
+        reports: SharedEncoding,
         context: Context,
     ) -> None:
         """Write a report now and one each interval, until the caller leaves or the server stops."""
@@ -116,7 +114,7 @@ class LoadServicer:
             while True:
                 began_ns = self._clock()
                 closing = self._closing.is_set()
-                await context.write(await current())
+                await context.write(await answered(reports.current(), context, self._style))
                 if closing:
                     return
                 wait_s = (began_ns + interval_ns - self._clock()) / SECOND

@@ -5,9 +5,11 @@ RPC, `/v1/load`, ORCA, the live view and `batcher top` all show this report; non
 own. What is not known is None, never 0.
 """
 
+from batcher.telemetry.load.computation import LoadSources
+from batcher.telemetry.load.duty_cycles import DutyCycles
 from batcher.telemetry.load.encoding import SharedEncoding, document, json_parts, message_parts
 from batcher.telemetry.load.identity import Identity
-from batcher.telemetry.load.orca import FORMAT_KEY, OrcaTrailers, TrailerFormat, whole
+from batcher.telemetry.load.orca import FORMAT_KEY, OrcaTrailers, TrailerFormat, whole, whole_parts
 from batcher.telemetry.load.report import (
     DeviceLoad,
     LoadReport,
@@ -17,11 +19,12 @@ from batcher.telemetry.load.report import (
     ReplicaLoad,
     RequestCount,
 )
-from batcher.telemetry.load.reporter import LoadReporter, LoadSources
+from batcher.telemetry.load.reporter import LoadReporter
 
 __all__ = [
     "FORMAT_KEY",
     "DeviceLoad",
+    "DutyCycles",
     "Identity",
     "LoadReport",
     "LoadReporter",
@@ -38,4 +41,5 @@ __all__ = [
     "json_parts",
     "message_parts",
     "whole",
+    "whole_parts",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import fields, replace
 from math import isfinite
 from operator import attrgetter
@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 from batcher.errors import encodable
 from batcher.protocol import load
 from batcher.telemetry.devices import DeviceStatistics
+from batcher.telemetry.load.computation import SLICE_MODELS
 from batcher.telemetry.load.report import (
     DeviceLoad,
     LoadReport,
@@ -26,10 +27,6 @@ from batcher.telemetry.load.report import (
     ReplicaLoad,
     RequestCount,
 )
-
-SLICE_MODELS: Final = 16
-"""Models that are encoded in one iteration of the event loop: about 0.4 ms. Twice as many would take twice as
-long, half as many would leave the loop at most 0.2 ms sooner."""
 
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _Fields: TypeAlias = tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]
@@ -86,7 +83,7 @@ class SharedEncoding:
 
     def __init__(
         self,
-        report: Callable[[], LoadReport],
+        report: Callable[[], Awaitable[LoadReport]],
         parts: Callable[[LoadReport], Iterator[bytes]],
     ) -> None:
         self._report = report
@@ -95,8 +92,8 @@ class SharedEncoding:
         self._encoding: asyncio.Task[bytes] | None = None
 
     async def current(self) -> bytes:
-        """The report of this moment (see `LoadReporter.report`), encoded. Raises what encoding raises."""
-        report = self._report()
+        """The report of this moment (see `LoadReporter.current`), encoded. Raises what encoding raises."""
+        report = await self._report()
         if self._encoding is None or self._of is not report:
             self._of = report
             self._encoding = asyncio.create_task(self._encoded(report), name="load-report")

@@ -63,6 +63,11 @@ def whole(report: LoadReport) -> orca.OrcaLoadReport:
     return message
 
 
+def whole_parts(report: LoadReport) -> Iterator[bytes]:
+    """`whole` serialized, in one part."""
+    yield whole(report).SerializeToString()
+
+
 def of_model(report: LoadReport, model: str, version: str) -> orca.OrcaLoadReport:
     """The server and one of its models, whose metrics have no labels; an unknown one has none.
 

@@ -20,6 +20,7 @@ from batcher.server.services import load as load_service
 from batcher.testing.messages import infer_request
 
 WAIT_S = 20
+BINARY = ("endpoint-load-metrics-format", "BIN")
 GRPC = {"content-type": "application/grpc"}
 ORCA = "endpoint-load-metrics-bin"
 
@@ -101,6 +102,23 @@ async def test_a_request_that_cannot_be_read_is_refused(server):
     metrics = channel.unary_stream(f"/{OPEN_RCA}/StreamCoreMetrics")(bytes(1024 * 1024 + 1))
     for call in (get, watch, metrics):
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_report_that_cannot_be_made_fails_its_callers_alone(server, fetch):
+    application, channel = server
+    observe = application.load.sources.observe
+    application.load.health_changed()
+    application.load.sources.observe = lambda: 1 / 0
+    stub = Stub(channel, LOAD_REPORTS)
+    for call in (stub.Get(load.GetLoadRequest()), stub.Watch(load.WatchLoadRequest())):
+        assert await call.code() is grpc.StatusCode.INTERNAL
+        assert "division" not in await call.details()
+    found = await trailers(application.grpc.addresses[0], [ask()], BINARY)
+    assert found["grpc-status"] == "0"
+    assert ORCA not in found
+    assert (await fetch(application.http.address, "/v1/load"))[0] == 500
+    application.load.sources.observe = observe
+    assert (await stub.Get(load.GetLoadRequest())).number
 
 
 async def test_watch_sends_later_reports_until_the_caller_leaves(server):
@@ -230,9 +248,6 @@ async def test_core_metrics_come_at_once_and_in_the_shortest_interval(server):
     assert 0 <= first.mem_utilization <= 1
     assert second.named_metrics['queue_requests{model="hello",version="1"}'] == 0
     call.cancel()
-
-
-BINARY = ("endpoint-load-metrics-format", "BIN")
 
 
 async def test_a_call_that_asks_gets_its_models_load(server):

@@ -18,7 +18,7 @@ from batcher.telemetry.load import (
     json_parts,
     message_parts,
 )
-from batcher.telemetry.load.encoding import SLICE_MODELS
+from batcher.telemetry.load.computation import SLICE_MODELS
 
 
 def of_json(report):
@@ -133,14 +133,14 @@ async def test_a_thousand_askers_cost_one_report_and_one_encoding(reporter, sche
         encoded.append(report.number)
         return json_parts(report)
 
-    shared = SharedEncoding(reporter.report, parts)
+    shared = SharedEncoding(reporter.current, parts)
     answers = await asyncio.gather(*(shared.current() for _ in range(1_000)))
     assert len(set(map(id, answers))) == 1
     assert (scheduler.looks, encoded) == (1, [1])
 
 
 async def test_a_later_report_is_encoded_anew(reporter, clock, model):
-    shared = SharedEncoding(reporter.report, json_parts)
+    shared = SharedEncoding(reporter.current, json_parts)
     first = asyncio.create_task(shared.current())
     await asyncio.sleep(0)
     clock.advance(1_000_000_000)
@@ -149,7 +149,7 @@ async def test_a_later_report_is_encoded_anew(reporter, clock, model):
 
 
 async def test_who_gives_up_takes_nothing_from_the_others(reporter, model):
-    shared = SharedEncoding(reporter.report, json_parts)
+    shared = SharedEncoding(reporter.current, json_parts)
     one, other = (asyncio.create_task(shared.current()) for _ in range(2))
     await asyncio.sleep(0)
     one.cancel()
@@ -164,7 +164,7 @@ async def test_an_encoding_that_fails_fails_for_that_report_alone(reporter, cloc
             raise ValueError("no")
         return json_parts(report)
 
-    shared = SharedEncoding(reporter.report, parts)
+    shared = SharedEncoding(reporter.current, parts)
     for _ in range(2):
         with pytest.raises(ValueError, match="no"):
             await shared.current()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -153,3 +154,68 @@ def test_the_name_is_that_of_the_configuration_the_pod_or_the_host():
 
 def test_every_start_has_an_id_of_its_own():
     assert len({Identity.of_process("mine", {}).start_id for _ in range(100)}) == 100
+
+
+async def test_who_can_wait_gets_the_same_report_in_slices(reporter, scheduler, telemetry):
+    for number in range(2, 40):
+        telemetry.model(f"m:{number}", "m", str(number))
+    turns = []
+
+    async def others():
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    reports = await asyncio.gather(*(reporter.current() for _ in range(1_000)))
+    beside.cancel()
+    assert len(set(map(id, reports))) == scheduler.looks == 1
+    assert len(reports[0].models) == 39
+    assert len(turns) >= 3
+    assert reporter.report() is reports[0]
+
+
+async def test_a_report_in_one_go_meanwhile_is_the_later_one(reporter, scheduler, clock):
+    waiting = asyncio.create_task(reporter.current())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert scheduler.looks == 1
+    clock.advance(1)
+    at_once = reporter.report()
+    assert await waiting is at_once
+    assert (at_once.number, scheduler.looks) == (1, 2)
+
+
+async def test_a_change_of_health_is_not_joined_to_a_computation_before_it(reporter, sources):
+    before = asyncio.create_task(reporter.current())
+    await asyncio.sleep(0)
+    sources.health = lambda: HealthReport(False, reason="draining")
+    reporter.health_changed()
+    after = asyncio.create_task(reporter.current())
+    assert (await after).replica.reason == "draining"
+    await before
+    assert reporter.report().replica.reason == "draining"
+
+
+async def test_a_caller_who_cannot_wait_gets_the_last_one_while_the_next_is_made(
+    reporter, scheduler, clock
+):
+    first = reporter.latest()
+    clock.advance(500 * MILLISECOND)
+    assert reporter.latest() is first
+    second = await reporter.current()
+    assert (second.number, scheduler.looks) == (2, 2)
+    assert reporter.latest() is second
+    clock.advance(SECOND)
+    assert reporter.latest().number == 3
+
+
+async def test_a_computation_that_fails_is_begun_anew(reporter, scheduler, sources, clock):
+    first = reporter.report()
+    sources.observe = lambda: 1 / 0
+    clock.advance(500 * MILLISECOND)
+    assert reporter.latest() is first
+    with pytest.raises(ZeroDivisionError):
+        await reporter.current()
+    sources.observe = scheduler.observe
+    assert (await reporter.current()).number == 2
