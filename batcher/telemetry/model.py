@@ -132,6 +132,17 @@ class ModelTelemetry:
         self.fold()
         return self._requests
 
+    def ended_so_far(self) -> tuple[Mapping[End, int], int]:
+        """Requests that have ended, by how, and the answers among them that were late.
+
+        The same as `requests` and `target_missed`, without folding: that takes 50 µs however few answers
+        there are, too long for what is asked ten times a second of dozens of models.
+        """
+        ended, kept = dict(self._requests), self._answered
+        ended[_ANSWERED] += len(kept)
+        late = sum([stamps.replied_ns > due_ns for _, stamps, due_ns, _ in kept])
+        return ended, self.target_missed + late
+
     def request_ended(
         self,
         outcome: Outcome,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ from batcher.telemetry.load.report import (
     RequestCount,
 )
 from batcher.telemetry.model import ModelTelemetry
+from batcher.telemetry.reasons import End
 
 SLICE_MODELS: Final = 16
 """Models that are computed or encoded in one iteration of the event loop: about 0.3 ms each. With twice as many
@@ -96,6 +97,7 @@ class _Gone:
 
 
 _GONE: Final = _Gone()
+_NONE_ENDED: Final[Mapping[End, int]] = {}
 
 
 def _nothing_recent(_model: Labels) -> RecentLoad | None:
@@ -207,6 +209,7 @@ def _model(
     waiting_ns = (seen.oldest_waiting_ns or 0) if seen else None
     executing_ns = (seen.oldest_executing_ns or 0) if seen else None
     oldest_ns = max(waiting_ns or 0, executing_ns or 0)
+    ended, late = counts.ended_so_far() if counts else (_NONE_ENDED, 0)
     return ModelLoad(
         model=model,
         version=version,
@@ -227,8 +230,8 @@ def _model(
         offered_rows_per_second=seen.offered_rows_per_s if seen else None,
         capacity_rows_per_second=seen.capacity_rows_per_s if seen else None,
         recent=recent,
-        requests=_ended(counts) if counts else (),
-        latency_target_missed=counts.target_missed if counts else 0,
+        requests=_counts(ended),
+        latency_target_missed=late,
         batches=counts.batch_rows.cumulative()[-1] if counts else 0,
         batch_rows=int(counts.batch_rows.total) if counts else 0,
         instances=dict(Counter([str(instance.state) for instance in status.instances])),
@@ -236,11 +239,11 @@ def _model(
     )
 
 
-def _ended(counts: ModelTelemetry) -> tuple[RequestCount, ...]:
+def _counts(ended: Mapping[End, int]) -> tuple[RequestCount, ...]:
     return tuple(
         [
             RequestCount(str(outcome), str(reason), count)
-            for (outcome, reason), count in counts.requests.items()
+            for (outcome, reason), count in ended.items()
             if count
         ]
     )

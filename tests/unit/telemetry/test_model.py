@@ -118,6 +118,20 @@ def batch(model, rows, **changes):
     )
 
 
+def test_what_has_ended_so_far_is_what_folding_would_say(model, stamps):
+    for number in range(1_300):
+        due_ns = (5 + number % 4) * MILLISECOND  # answers come at 7 ms
+        model.request_ended(Outcome.OK, Reason.NONE, 1, stamps(1, 2, 3, 4, 5, 6, 7), due_ns)
+        model.request_ended(
+            Outcome.FAILED, Reason.DEVICE_FAILURE, 1, stamps(1, 2, 3, 4, 5, 6, 7), due_ns
+        )
+    ended, late = model.ended_so_far()
+    assert ended == dict(model.requests)
+    assert ended[Outcome.OK, Reason.NONE] == 1_300
+    assert late == model.target_missed == 650
+    assert model.ended_so_far() == (ended, late)
+
+
 def test_batches_show_their_shape_also_when_they_fail(model, value):
     batch(model, 6)
     batch(model, 8, failed=True)

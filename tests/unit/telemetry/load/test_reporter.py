@@ -19,6 +19,7 @@ def busy(model, clock, stamps):
         model.request_ended(
             Outcome.REJECTED, Reason.PREDICTED_LATE, 1, stamps(1, 2, 0, 0, 0, 3, 4), None
         )
+    model.device_known("cpu")
     model.batch_finished(
         rows=2,
         requests=1,
@@ -28,6 +29,7 @@ def busy(model, clock, stamps):
         execute_end_ns=5 * MILLISECOND,
         scattered_ns=6 * MILLISECOND,
         failed=False,
+        device="cpu",
     )
     model.execution_started(1, "cpu", clock())
     clock.advance(2 * SECOND)
@@ -70,6 +72,11 @@ def test_every_field_equals_its_metric(reporter, busy, value, registry):
     (device,) = report.devices
     sample = registry.get_sample_value
     assert device.load_ratio == sample("batcher_device_load_ratio", {"device": "cpu"})
+    assert (
+        device.busy_seconds == sample("batcher_device_busy_seconds_total", {"device": "cpu"}) == 2
+    )
+    assert device.batch_fill_ratio == sample("batcher_device_batch_fill_ratio", {"device": "cpu"})
+    assert device.batch_fill_ratio == 0.25
     assert device.headroom_ratio == sample("batcher_device_headroom_ratio", {"device": "cpu"})
     assert report.replica.desired_ratio == sample("batcher_desired_ratio")
     assert report.replica.draining == bool(sample("batcher_draining"))
