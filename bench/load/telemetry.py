@@ -3,8 +3,8 @@
 Servers in turns on one core, under a closed loop from another:
 
 - off      nothing is read, nothing is traced
-- on       everything is read: `/metrics` each second in both formats, with Triton's names, the load report each
-           second, viewers of the live page, a budget
+- on       everything is read: `/metrics` each second in both formats, with Triton's names; the load report and ORCA's
+           each second; viewers of the live page; statistics of a GPU, from a library that is not NVIDIA's
 - traced   as on, and one request of a hundred is traced and sent to a collector
 - before   with --before: another checkout, for what telemetry costs when it is off
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from payload import Payload, probe
 from batcher.testing.server import ServerProcess, free_address
 
 HERE = Path(__file__).parent
+FAKE_NVML = HERE.parents[1] / "tests" / "fake_nvml" / "path"
 ON_BAR = 0.95
 """The least throughput with all telemetry, where it is 1 without."""
 TRACED_BAR = 0.97
@@ -63,7 +65,7 @@ def configs(options: argparse.Namespace, collector: str) -> dict[str, dict[str, 
     model["batching"]["target_p99"] = "1s"
     on = off | {
         "metrics": {"triton_names": True},
-        "models": [model | {"budget": {"gate": "100ms", "queue": "400ms", "execute": "300ms"}}],
+        "devices": {"cpu": {"gpu": 0, "max_in_flight": 1}},
     }
     tracing = {"endpoint": f"http://{collector}", "sample_ratio": options.sample}
     return {"off": off, "on": on, "traced": on | {"tracing": tracing}}
@@ -86,11 +88,12 @@ def child(script: str, *arguments: str) -> Iterator[None]:
 
 
 async def measure(
-    target: Target, http: str, payload: Payload, options: argparse.Namespace
+    target: Target, server: ServerProcess, payload: Payload, options: argparse.Namespace
 ) -> overhead.Round:
     """One round, with everything read but of servers that are off."""
     read = target.name in {"on", "traced"}
-    with child("watchers.py", http, str(options.viewers)) if read else nullcontext():
+    asked = str(server.http), server.grpc, str(options.viewers)
+    with child("watchers.py", *asked) if read else nullcontext():
         return await overhead.measure(target, payload, options.seconds, options)
 
 
@@ -144,7 +147,11 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         collector = free_address()
         documents = configs(options, collector)
-        servers = {name: ServerProcess(document) for name, document in documents.items()}
+        path = os.pathsep.join([str(FAKE_NVML), os.environ.get("PYTHONPATH", "")])
+        servers = {
+            name: ServerProcess(document, environ={"PYTHONPATH": path})
+            for name, document in documents.items()
+        }
         if options.before is not None:
             servers["before"] = ServerProcess(
                 documents["off"],
@@ -168,9 +175,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             # The order changes with each round, so that a drifting machine favors no server.
             names = list(targets)[turn % len(targets) :] + list(targets)[: turn % len(targets)]
             for name in names:
-                http = servers[name].http
-                assert http is not None
-                done = await measure(targets[name], http, payload, options)
+                done = await measure(targets[name], servers[name], payload, options)
                 targets[name].rounds.append(done)
                 print(
                     f"round {turn + 1}  {name:8}{done.per_second:8.0f} per second"

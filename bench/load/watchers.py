@@ -1,8 +1,9 @@
 """Reads all that a server says of itself, as a platform does, until it is ended.
 
-    python watchers.py HTTP_ADDRESS VIEWERS
+    python watchers.py HTTP_ADDRESS GRPC_ADDRESS VIEWERS
 
-Each second `/metrics` in both formats and the load report, over one connection each, and viewers of the live page.
+Each second `/metrics` in both formats and the load report as JSON, over one connection each; the load report and
+ORCA's as streams of gRPC; and viewers of the live page.
 Prints one line when each has had its first answer; exits with 1 where one fails.
 """
 
@@ -12,6 +13,9 @@ import asyncio
 import sys
 
 import aiohttp
+import grpc
+
+from batcher.protocol import LOAD_REPORTS, OPEN_RCA, orca_service
 
 TEXT = "text/plain;version=0.0.4"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
@@ -42,12 +46,23 @@ async def view(url: str, first: asyncio.Event) -> None:
                     first.set()
 
 
-async def watch(address: str, viewers: int) -> None:
+async def stream(address: str, method: str, request: bytes, first: asyncio.Event) -> None:
+    """Read the messages of a call that ends with the server."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        async for _ in channel.unary_stream(method)(request):
+            first.set()
+
+
+async def watch(http: str, address: str, viewers: int) -> None:
     """Everything at once."""
-    base = f"http://{address}"
+    base = f"http://{http}"
+    each_second = orca_service.OrcaLoadReportRequest()
+    each_second.report_interval.FromSeconds(1)
     pages = [
         *((poll, (f"{base}/metrics", accept)) for accept in (TEXT, OPENMETRICS)),
         (poll, (f"{base}/v1/load", "application/json")),
+        (stream, (address, f"/{LOAD_REPORTS}/Watch", b"")),
+        (stream, (address, f"/{OPEN_RCA}/StreamCoreMetrics", each_second.SerializeToString())),
         *((view, (f"{base}/v1/live",)) for _ in range(viewers)),
     ]
     firsts = [asyncio.Event() for _ in pages]
@@ -63,4 +78,4 @@ async def watch(address: str, viewers: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(watch(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(watch(sys.argv[1], sys.argv[2], int(sys.argv[3])))
