@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from truth.model import DEEDS
 from truth.world import Event, World, joined, read_model, read_requests
 
 HERE = Path(__file__).parent
+FAKE_NVML = HERE.parents[2] / "tests" / "fake_nvml" / "path"
 SETTLE_S = 1.0
 """After the last answer: so many seconds of scrapes see that nothing moves any more."""
 
@@ -67,6 +69,10 @@ class Scene:
     connections: int = 2
     acts: Sequence[tuple[float, Callable[[Playing], None]]] = ()
     stream: bool = False
+    environ: dict[str, str] = field(default_factory=dict)
+    """Variables of the server's environment."""
+    gpu: dict[str, Any] | None = None
+    """The GPU that a recorded NVML has (`tests/fake_nvml`), and its values."""
     settle_s: float = SETTLE_S
     facts: dict[str, Any] = field(default_factory=dict)
     """What is known of it beforehand (`World.facts`)."""
@@ -92,6 +98,10 @@ class Playing:
         )
         self.note("up")
 
+    def fake_gpu(self, gpu: dict[str, Any]) -> None:
+        """Have the recorded NVML say that from now on."""
+        describe_gpu(self.folder, gpu)
+
     def note(self, what: str) -> None:
         """Write down that this happened now."""
         self.events.append(Event(what, time.monotonic_ns()))
@@ -100,6 +110,18 @@ class Playing:
         """The processes that the model's instances said they run in, the latest last."""
         _, life = read_model(model, self.folder / f"{model}.log")
         return list(dict.fromkeys(said["pid"] for said in life))
+
+
+def fake_nvml_path() -> str:
+    """PYTHONPATH for a server that is to find the recorded NVML."""
+    return os.pathsep.join((str(FAKE_NVML), os.environ.get("PYTHONPATH", "")))
+
+
+def describe_gpu(folder: Path, gpu: dict[str, Any]) -> None:
+    """Write what the recorded NVML of a server in that folder says."""
+    fresh = folder / "nvml.new"
+    fresh.write_text(json.dumps({"gpus": [gpu]}))
+    fresh.replace(folder / "nvml.json")
 
 
 def poisson(
@@ -140,10 +162,14 @@ def play(scene: Scene, folder: Path) -> World:
     config = dict(scene.config) | {"models": [each.section(folder) for each in scene.models]}
     events: list[Event] = []
     plan = sorted(scene.requests, key=lambda each: each[1])
+    environ = dict(scene.environ)
+    if scene.gpu is not None:
+        describe_gpu(folder, scene.gpu)
+        environ |= {"FAKE_NVML": str(folder / "nvml.json"), "PYTHONPATH": fake_nvml_path()}
     with ExitStack() as stack:
         started_s = time.time()
         events.append(Event("start", time.monotonic_ns()))
-        server = stack.enter_context(ServerProcess(config, folder=folder))
+        server = stack.enter_context(ServerProcess(config, folder=folder, environ=environ))
         events.append(Event("ready", time.monotonic_ns()))
         assert server.http is not None
         watched = stack.enter_context(prometheus.running(server.http, folder, scene.interval))
@@ -179,6 +205,7 @@ def play(scene: Scene, folder: Path) -> World:
         "metadata": metadata,
         "log": server_log,
         "connections": scene.connections,
+        "gpu": scene.gpu,
     } | scene.facts
     return World(document, requests, batches, life, series, events, facts)
 

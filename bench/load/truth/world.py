@@ -186,6 +186,54 @@ class World:
         """When the scene did that first."""
         return next((event.at_ns for event in self.events if event.what == what), None)
 
+    def during(self, begin_ns: int, end_ns: int, ready_ns: int) -> World:
+        """The life of one server process, which began then, was ready then and had ended then.
+
+        Requests that ended in none of its scrapes are left out, and so are those that found no server.
+        """
+        scrapes = [s.at_ns for s in self.samples("up") if s.value == 1]
+        last_ns = max(at_ns for at_ns in scrapes if begin_ns <= at_ns <= end_ns)
+        requests = {
+            number: each
+            for number, each in self.requests.items()
+            if begin_ns <= each.sent_ns and each.done_ns < last_ns
+        }
+        batches = {
+            model: [
+                b for b in ran if begin_ns <= b.begin_ns < end_ns and b.requests <= set(requests)
+            ]
+            for model, ran in self.batches.items()
+        }
+        life = {
+            model: [each for each in said if begin_ns <= each["at"] < end_ns]
+            for model, said in self.life.items()
+        }
+        series = {
+            name: {
+                labels: kept
+                for labels, samples in of_name.items()
+                if (kept := [s for s in samples if begin_ns <= s.at_ns <= last_ns])
+            }
+            for name, of_name in self.series.items()
+        }
+        events = [
+            Event("start", begin_ns),
+            Event("ready", ready_ns),
+            *(e for e in self.events if begin_ns <= e.at_ns <= end_ns),
+        ]
+        events.append(Event("answered", end_ns))
+        facts = (
+            self.facts
+            | {"cut": True}
+            | {"started_s": self.facts["started_s"] + (begin_ns - self.began_ns) / 1e9}
+        )
+        return World(self.config, requests, batches, life, series, events, facts)
+
+    @property
+    def began_ns(self) -> int:
+        """When the first server was started."""
+        return self.events[0].at_ns
+
     @property
     def late_ms(self) -> float:
         """How far behind its plan the generator was, at the 99th percentile."""

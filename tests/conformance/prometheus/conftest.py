@@ -17,16 +17,24 @@ LATEST_MS = 50
 """A load that was sent later than this says nothing of ages that are right within as much."""
 
 
+def assert_true(world):
+    wrong = untruths(world, [family.name for family in FAMILIES])
+    if wrong:
+        lines = (f"{family}:\n    " + "\n    ".join(said[:5]) for family, said in wrong.items())
+        pytest.fail("\n".join(lines), pytrace=False)
+
+
 @pytest.fixture
 def true(tmp_path):
     """Plays a scene and asserts that every exported family is as is known from the outside.
 
-    `known` gets the world first, and may add events that follow from it.
+    `known` gets the world first, and may add events that follow from it; `lives` cuts it into those of
+    several servers.
     """
     if not prometheus.there():
         pytest.skip("prometheus is not installed (.ci/packages.txt)")
 
-    def check(scene, known=lambda world: None):
+    def check(scene, known=lambda world: None, lives=lambda world: [world]):
         for turn in range(3):
             folder = tmp_path / str(turn)
             folder.mkdir()
@@ -37,10 +45,8 @@ def true(tmp_path):
             pytest.skip(f"the load was sent {world.late_ms:.0f} ms late, three times")
         known(world)
         assert len(world.scrapes) > 3
-        wrong = untruths(world, [family.name for family in FAMILIES])
-        if wrong:
-            lines = (f"{family}:\n    " + "\n    ".join(said[:5]) for family, said in wrong.items())
-            pytest.fail("\n".join(lines), pytrace=False)
+        for life in lives(world):
+            assert_true(life)
         return world
 
     return check

@@ -128,3 +128,99 @@ def test_a_child_that_is_stopped(true):
         facts={"expect": LOST},
     )
     assert true(scene, known).requests[5000].code == "UNAVAILABLE"
+
+
+GPU = {
+    "uuid": "GPU-8c4b1a52-0d3e-4f6a-9b7c-1e2f3a4b5c6d",
+    "product": "NVIDIA H100 80GB HBM3",
+    "utilization": 61,
+    "memory_total": 85_520_809_984,
+    "memory_used": 40_265_318_400,
+    "power_mw": 412_351,
+    "energy_mj": 98_765_432_100,
+    "temperature": 54,
+    "sm_clock": 1980,
+    "reasons": 0x4,
+    "corrected": 3,
+    "gpm_occupancy": 33.0,
+    "gpm_tensor": 21.0,
+    "gpm_bandwidth": 12.5,
+}
+
+
+def test_a_gpu(true):
+    true(
+        Scene(
+            models=[ModelPlan(keys={"device": "gpu0"})],
+            requests=poisson(100, 3),
+            config={"devices": {"gpu0": {"gpu": 0}}},
+            gpu=GPU,
+        )
+    )
+
+
+def test_a_device_that_is_lost(true):
+    """Its instances are unready at once; what was read last stays, with its age."""
+
+    def lose(playing):
+        playing.note("gpu lost")
+        playing.fake_gpu(GPU | {"error": "GPU_IS_LOST"})
+
+    def known(world):
+        lost_ns = world.event("gpu lost")
+        world.events += [Event("lost", lost_ns), Event("gone", lost_ns + 4 * SECOND)]
+
+    scene = Scene(
+        models=[ModelPlan(keys={"device": "gpu0"})],
+        requests=[*poisson(60, 2), *poisson(10, 3, begin_s=6.5, first=8000)],
+        config={"devices": {"gpu0": {"gpu": 0}}},
+        gpu=GPU,
+        acts=[(2.5, lose)],
+        facts={"expect": {"batcher_instance_losses_total": {frozenset({("reason", "device")}): 1}}},
+    )
+    world = true(scene, known)
+    late = [each for each in world.requests.values() if each.id >= 8000]
+    assert codes(late) == {"UNAVAILABLE": len(late)}
+
+
+def test_a_restart(true):
+    """While the server drains, it serves on and says so; afterwards, every count begins at 0."""
+
+    def lives(world):
+        first, last = world.events[0].at_ns, world.event("end")
+        stop, down, up = (world.event(each) for each in ("stop", "down", "up"))
+        assert None not in {stop, down, up}
+        return [
+            world.during(first, down, world.event("ready")),
+            world.during(down + 1, last, up),
+        ]
+
+    scene = Scene(
+        requests=[
+            *poisson(100, 2.5),
+            *(one(5000 + i, 3.2 + i / 20) for i in range(10)),
+            *poisson(100, 3, begin_s=11, first=8000),
+        ],
+        config={"server": {"drain_delay": "2s"}},
+        connections=1,
+        acts=[(3, lambda playing: playing.restart())],
+        interval="250ms",
+    )
+    world = true(scene, lives=lives)
+    assert codes([each for each in world.requests.values() if each.id < 8000]).keys() == {"OK"}
+
+
+def test_models_that_share_a_device(true):
+    """With another target, another size and a priority each: what is offered to one device adds up."""
+    keys = {"device": "shared"}
+    models = [
+        ModelPlan("first", keys=keys),
+        ModelPlan("second", base_ms=10, row_ms=4, keys=keys, batching={"target_p99": "120ms"}),
+        ModelPlan("sized", base_ms=12, row_ms=1, keys=keys, batching={"batch_sizes": [1, 4, 16]}),
+    ]
+    requests = [
+        *poisson(40, 5, model="first"),
+        *poisson(30, 5, model="second", first=3000, seed=2),
+        *poisson(25, 5, model="sized", first=6000, rows=2, seed=3),
+    ]
+    true(Scene(models=models, requests=requests))

@@ -231,6 +231,8 @@ def instances(world: World) -> Iterator[str]:
         lost_ns, back_ns = world.event("lost"), world.event("back")
 
         def up(scrape: Scrape) -> Span:
+            if scrape.begin_ns < (world.event("ready") or 0):
+                return Span(0, count)  # noqa: B023
             if lost_ns is None or scrape.end_ns < lost_ns:  # noqa: B023 - called in this turn
                 return Span(count, count)  # noqa: B023
             if back_ns is not None and scrape.begin_ns > back_ns:  # noqa: B023

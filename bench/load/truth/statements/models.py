@@ -100,6 +100,8 @@ def abandoned(world: World) -> Iterator[str]:
 def _is_up(world: World, scrape: Scrape) -> Span:
     """1 while every instance is up, 0 while one is lost and none is back, of models with one."""
     lost_ns, back_ns = world.event("lost"), world.event("back")
+    if scrape.begin_ns < (world.event("ready") or 0):
+        return Span(0, 1)
     if lost_ns is None or scrape.end_ns < lost_ns:
         return Span(1, 1)
     if back_ns is not None and scrape.begin_ns > back_ns:
