@@ -97,7 +97,7 @@ class Application:
         )
         self.telemetry.watch(self.runner.observe)
         self.devices = DeviceWatcher(gpus_of(config.devices))
-        self.telemetry.add(GpusPart(self.devices))
+        self.telemetry.add(GpusPart(self.devices.reports))
         self._process = process = ProcessContext(
             self.runner,
             loop,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,13 +27,23 @@ class XidEvent:
 class Events:
     """The events of all GPUs of one initialization of NVML. Call every method on its thread."""
 
-    def __init__(self, nvml: Nvml, targets: Iterable[Target]) -> None:
+    def __init__(self, nvml: Nvml) -> None:
         self._nvml = nvml
-        self._targets = list(targets)
+        self._targets: list[Target] = []
+        self._registered: dict[int, bool] = {}
+        """GPU -> whether it has events."""
         self._set: Any = None
         self.watched: set[str] = set()
         """UUIDs of targets whose events are reported."""
-        self._register()
+
+    def add(self, target: Target) -> None:
+        """Listen to the events of a target, if it has any."""
+        address = _address(target.whole)
+        if address not in self._registered:
+            self._registered[address] = self._register(target)
+        if self._registered[address]:
+            self._targets.append(target)
+            self.watched.add(target.uuid)
 
     def wait(self, timeout_ms: int) -> XidEvent | None:
         """The next event, within so many milliseconds. Raises `NotInitialized`, and errors of NVML."""
@@ -63,21 +72,7 @@ class Events:
         except Exception as error:  # noqa: BLE001 - nothing more can be done
             log.debug("the set of events could not be freed: %s", error)
 
-    def _register(self) -> None:
-        nvml = self._nvml
-        registered: dict[int, bool] = {}
-        for target in self._targets:
-            address = _address(target.whole)
-            if address not in registered:
-                registered[address] = self._register_one(target)
-            if registered[address]:
-                self.watched.add(target.uuid)
-        if not self.watched:
-            self.close()
-        elif self._set is None:
-            raise AssertionError(nvml)
-
-    def _register_one(self, target: Target) -> bool:
+    def _register(self, target: Target) -> bool:
         nvml = self._nvml
         wanted = nvml.nvmlEventTypeXidCriticalError
         try:

@@ -179,11 +179,8 @@ class Reader:
             found[device] = record
             if not session.has(uuid) and record.known.state is not DeviceState.LOST:
                 record.known = Known(DeviceState.NOT_FOUND, f"NVML does not have {uuid} any more")
-        used = {each.uuid for each in found.values() if isinstance(each, Record)}
+        used = dict.fromkeys(each.uuid for each in found.values() if isinstance(each, Record))
         session.use(uuid for uuid in used if session.has(uuid) and uuid not in self.hanging)
-        for uuid in used:
-            events = session.events
-            self.records[uuid].watched = events is not None and uuid in events.watched
         self.found = found
 
     def released(self, uuid: str) -> None:
@@ -245,6 +242,7 @@ class _Thread:
             log.warning("nothing is known of GPUs: nvidia-ml-py cannot be imported: %s", error)
             reader.problem = Problem(DeviceState.NO_LIBRARY, f"it cannot be imported: {error}")
             return
+        clock = reader.clock
         while not self.replaced:
             session = self._open(nvml)
             pause_ns = REOPEN_NS
@@ -258,7 +256,7 @@ class _Thread:
                     self.session = None
                     with self._in("nvmlShutdown()"):
                         session.close()
-            self.wake.wait(pause_ns / SECOND)
+            self._rest(clock() + pause_ns)
 
     def _open(self, nvml: Nvml) -> Session | None:
         reader = self._reader
@@ -299,10 +297,14 @@ class _Thread:
             self._tell()
             if reader.troubled and clock() - opened_ns >= REOPEN_NS:
                 return
-            self._wait(session, began_ns + INTERVAL_NS)
+            self._wait(session, began_ns + INTERVAL_NS, wanted)
 
     def _read(self, session: Session, target: Target, record: Record) -> None:
         clock, faults, nvml = self._reader.clock, record.faults, session.nvml
+        if target.uuid in session.fresh:
+            session.fresh.discard(target.uuid)
+            session.events.add(target)
+            record.watched = target.uuid in session.events.watched
         try:
             reading = read(nvml, target)
             statistics = session.gpm.add_to(reading.statistics, target)
@@ -322,13 +324,13 @@ class _Thread:
             state, reason = state_of(nvml, reading.problem), text_of(nvml, reading.problem)
         record.known = Known(state, reason, None, record.known.read_ns)
 
-    def _wait(self, session: Session, until_ns: int) -> None:
-        """Wait until a time, and take note of the events that come meanwhile."""
+    def _wait(self, session: Session, until_ns: int, wanted: object) -> None:
+        """Wait until a time, or until other GPUs are wanted; take note of the events that come meanwhile."""
         reader = self._reader
-        while (left_ns := until_ns - reader.clock()) > 0:
+        while (left_ns := until_ns - reader.clock()) > 0 and reader.wanted is wanted:
             self._check()
             events = session.events
-            if events is None or not events.watched:
+            if not events.watched:
                 self.wake.wait(min(left_ns, WAIT_MS * MILLISECOND) / SECOND)
                 continue
             try:
@@ -346,6 +348,11 @@ class _Thread:
                 for uuid in event.uuids:
                     reader.records[uuid].event(event.xid, reader.clock())
                 self._tell()
+
+    def _rest(self, until_ns: int) -> None:
+        """Wait until a time, or until it is to end."""
+        while not self.replaced and (left_ns := until_ns - self._reader.clock()) > 0:
+            self.wake.wait(min(left_ns, WAIT_MS * MILLISECOND) / SECOND)
 
     @contextmanager
     def _in(

@@ -54,7 +54,9 @@ class Session:
         """UUID of a GPU or an instance -> the handle of the GPU."""
         self.gpus: tuple[Gpu, ...] = ()
         self.gpm = Gpm(nvml)
-        self.events: Events | None = None
+        self.events = Events(nvml)
+        self.fresh: set[str] = set()
+        """UUIDs of targets that were not read yet, and not added to `events`."""
         if like is not None:
             self.gpus, self.handles, self.whole = like.gpus, like.handles, like.whole
             return
@@ -87,17 +89,16 @@ class Session:
         return gpu.product, gpu.uuid != uuid
 
     def use(self, uuids: Iterable[str]) -> None:
-        """Read these from now on, and listen to their events."""
+        """Read these from now on. Events are those of targets that are then added to `events`."""
         wanted = dict.fromkeys(uuids)
         self.targets = {uuid: self.targets.get(uuid) or self._target(uuid) for uuid in wanted}
-        if self.events is not None:
-            self.events.close()
-        self.events = Events(self.nvml, self.targets.values())
+        self.events.close()
+        self.events = Events(self.nvml)
+        self.fresh = set(wanted)
 
     def close(self) -> None:
         """Give back everything, and shut NVML down, unless something else of this process uses it."""
-        if self.events is not None:
-            self.events.close()
+        self.events.close()
         self.gpm.close()
         try:
             self.nvml.nvmlShutdown()

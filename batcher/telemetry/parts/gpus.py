@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from batcher.core.observation import Observation
-from batcher.telemetry.devices import DeviceState, DeviceStatistics, DeviceWatcher, FailureCause
+from batcher.telemetry.devices import DeviceState, DeviceStatistics, FailureCause
 from batcher.telemetry.devices.faults import ECC_XID, FATAL, LOST_XID
 from batcher.telemetry.devices.records import OTHER_XID
 from batcher.telemetry.export import Labels, Point, single_values
@@ -34,12 +34,12 @@ class GpusPart:
 
     families = gpus.FAMILIES
 
-    def __init__(self, devices: DeviceWatcher) -> None:
+    def __init__(self, devices: Callable[[], Sequence[DeviceStatistics]]) -> None:
         self._devices = devices
 
     def collect(self, observation: Observation) -> Iterator[Metric]:  # noqa: ARG002 - it is not the scheduler's
         """As `Part` says."""
-        reports = [self._devices.report(device) for device in self._devices.devices]
+        reports = self._devices()
         found = [each for each in reports if each.uuid]
         yield single_values(gpus.DEVICE_INFO, [(_info(each), 1) for each in found])
         yield single_values(

@@ -44,11 +44,17 @@ class FakeLibrary:
         self.samples: dict[int, str | None] = {}
         self.sets: dict[int, set[str]] = {}
         self._next = 0x1000
+        self._missing: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> _Function:
-        if not name.startswith("nvml") or not hasattr(FakeLibrary, f"do_{name}"):
+        known = name.startswith("nvml") and hasattr(FakeLibrary, f"do_{name}")
+        if not known or any(word in name for word in self._missing):
             raise AttributeError(name)
         return _Function(name, self)
+
+    def without(self, *words: str) -> None:
+        """Be an older library, without the functions that have one of these words in their names."""
+        self._missing = words
 
     def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
         """Answer as the library does: with the number of an error, or 0."""
@@ -67,6 +73,7 @@ class FakeLibrary:
         elif gpu is not None:
             time.sleep(gpu.slow_s)
             failed = gpu.errors.get(name, gpu.error)
+        failed = failed or machine.errors.get(name, "")
         try:
             if not failed:
                 getattr(self, f"do_{name}")(*arguments)

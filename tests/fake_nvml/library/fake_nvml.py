@@ -108,6 +108,8 @@ class Machine:
     ) -> None:
         self.gpus = [FakeGpu(0)] if gpus is None else gpus
         self.init_error = init_error
+        self.errors: dict[str, str] = {}
+        """Errors of functions that are of no GPU."""
         self.hang: list[str] = []
         self.calls: list[str] = []
         """The functions that were called, in order, without those that wait for events."""

@@ -32,21 +32,17 @@ HERE = Path(__file__).parent
 DOCUMENT = HERE.parents[2] / "docs" / "metrics.md"
 
 
-class SomeDevice:
-    """Devices, of one of which everything is known."""
-
-    devices = ("gpu0",)
-
-    def report(self, device):
-        known = {each.name: 1 for each in fields(DeviceStatistics) if each.default is None}
-        return DeviceStatistics(
-            **known | {"xid_events": {79: 1}},
-            device=device,
-            state=DeviceState.OK,
-            uuid="GPU-1",
-            product="H100",
-            throttle_reasons={"power_cap": True},
-        )
+def some_device():
+    """A device of which everything is known."""
+    known = {each.name: 1 for each in fields(DeviceStatistics) if each.default is None}
+    return DeviceStatistics(
+        **known | {"xid_events": {79: 1}},
+        device="gpu0",
+        state=DeviceState.OK,
+        uuid="GPU-1",
+        product="H100",
+        throttle_reasons={"power_cap": True},
+    )
 
 
 @pytest.fixture
@@ -76,7 +72,7 @@ def populated(registry, telemetry, model):
     telemetry.add(TransportPart(lambda: points))
     telemetry.add(RepositoryPart(lambda: RepositoryPoints(models=1, scans=some)))
     telemetry.add(RecordingPart(RecordingStatistics))
-    telemetry.add(GpusPart(SomeDevice()))
+    telemetry.add(GpusPart(lambda: [some_device()]))
     telemetry.add(TracingPart(dict))
     instances, abandoned = [(("m", "1", "0", "up"), 1)], [(("m", "1"), 0)]
     states = [(("m", "1", "ready"), 1)]
