@@ -7,6 +7,7 @@ What the section leaves out, the environment may say: the libraries read `OTEL_E
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,13 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
     OTLPSpanExporter as HttpSpanExporter,
 )
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import (
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    SERVICE_VERSION,
+    Resource,
+)
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from pydantic import SecretStr
 
@@ -61,10 +68,16 @@ class OtlpExporter:
     Raises `ConfigError` if a file cannot be used.
     """
 
-    def __init__(self, config: TracingConfig, span_id: Callable[[], int], epoch: Epoch) -> None:
+    def __init__(
+        self,
+        config: TracingConfig,
+        span_id: Callable[[], int],
+        epoch: Epoch,
+        instance: str = "",
+    ) -> None:
         self._config = config
         self._epoch = epoch
-        self._maker = SpanMaker(resource(config), span_id)
+        self._maker = SpanMaker(resource(config, instance), span_id)
         self._stamps = _stamps(config)
         self._headers = headers(config)
         self._heard = _Heard()
@@ -76,7 +89,12 @@ class OtlpExporter:
         """Send the spans; returns their number, and why they could not be sent ("" if they were)."""
         self._refresh()
         offset_ns = self._epoch.refresh()
-        spans = [span for record in records for span in self._maker.spans(record, offset_ns)]
+        spans: list[ReadableSpan] = []
+        for record in records:
+            try:
+                spans += self._maker.spans(record, offset_ns)
+            except Exception:
+                log.exception("internal error: the spans of a traced request could not be made")
         self._heard.last = ""
         try:
             done = self._exporter.export(spans) is SpanExportResult.SUCCESS
@@ -129,18 +147,27 @@ class _Heard(logging.Handler):
         self.last = record.getMessage()
 
 
-def resource(config: TracingConfig) -> Resource:
-    """What the spans say of this server."""
+def resource(config: TracingConfig, instance: str = "") -> Resource:
+    """What the spans say of this server; `instance` names this start of it."""
     # The environment counts for what is not written.
     found = Resource.create(dict(config.resource))
     ours: dict[str, str] = {SERVICE_VERSION: __version__}
+    if instance:
+        ours[SERVICE_INSTANCE_ID] = instance
     if config.service_name is not None:
         ours[SERVICE_NAME] = config.service_name
     elif str(found.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         ours[SERVICE_NAME] = "batcher"
-    if SERVICE_VERSION in found.attributes:
-        del ours[SERVICE_VERSION]
+    for name in (SERVICE_VERSION, SERVICE_INSTANCE_ID):
+        if name in config.resource or name in _of_environment():
+            ours.pop(name, None)
     return ResourceOnce({**found.attributes, **ours}, found.schema_url)
+
+
+def _of_environment() -> set[str]:
+    """The attributes that `OTEL_RESOURCE_ATTRIBUTES` names."""
+    given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    return {item.partition("=")[0].strip() for item in given.split(",")}
 
 
 def headers(config: TracingConfig) -> dict[str, str]:

@@ -49,7 +49,8 @@ class Tracing:
     """Traces requests of one server, and exports what became of their spans. Call `start` and `close` once.
 
     Raises `ConfigError` where the packages are not installed, or a file of the section cannot be
-    used. `status_of` names the gRPC status code of a reason; `exporter` replaces that of the section.
+    used. `status_of` names the gRPC status code of a reason; `exporter` replaces that of the section,
+    `instance` names this start of the server.
     """
 
     def __init__(
@@ -58,12 +59,13 @@ class Tracing:
         telemetry: Telemetry,
         status_of: Callable[[str], str],
         exporter: Exporter | None = None,
+        instance: str = "",
     ) -> None:
         self._telemetry = telemetry
         self._sampler = Sampler(config.sample_ratio)
         self._epoch = Epoch()
         if exporter is None:
-            exporter = self._otlp(config)
+            exporter = self._otlp(config, instance)
         self._sender = SpanSender(exporter, config.queue_size)
         self.tracer = Tracer(
             self._sampler,
@@ -86,14 +88,14 @@ class Tracing:
         unuse(self._contexts)
         self._sender.close(timeout_s)
 
-    def _otlp(self, config: TracingConfig) -> Exporter:
+    def _otlp(self, config: TracingConfig, instance: str) -> Exporter:
         problem = missing_packages()
         if problem is not None:
             raise ConfigError([f"tracing: {problem}"])
         # It costs 150 ms and needs the extra.
         from batcher.telemetry.tracing.exporters import OtlpExporter  # noqa: PLC0415
 
-        return OtlpExporter(config, self._sampler.span_id, self._epoch)
+        return OtlpExporter(config, self._sampler.span_id, self._epoch, instance)
 
     def _kept(self, ended: EndedRequest, context: TraceContext) -> None:
         """A request is traced: its duration is an exemplar."""

@@ -41,6 +41,9 @@ _KEPT: Final = {
 }
 """What `tracing.always` keeps -> outcomes. `late` keeps answers after the target, too."""
 
+_LOGGED: Final = (Outcome.FAILED, Outcome.EXPIRED)
+"""Ends of traced requests that are logged, beside late answers."""
+
 
 class Put(Protocol):
     """Takes a record to be sent; `spans` says how many spans it has."""
@@ -134,7 +137,8 @@ class Tracer:
             self._leave(batch)
         self._kept(ended, context)
         late = ended.due_ns is not None and ended.stamps.replied_ns > ended.due_ns
-        if late or ended.outcome is not Outcome.OK:
+        # Refusals come in floods, and their callers were told at once.
+        if late or ended.outcome in _LOGGED:
             _log(ended, context)
 
     def _put_request(
