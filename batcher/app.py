@@ -82,6 +82,7 @@ class Application:
         is set.
         """
         self.config = config
+        self._identity = Identity.of_process(config.server.replica)
         loop = asyncio.get_running_loop()
         self.registry = CollectorRegistry()
         self.telemetry = Telemetry(self.registry)
@@ -270,7 +271,8 @@ class Application:
             log.info("requests are not traced: the environment says OTEL_SDK_DISABLED")
             return None
         status_of = partial(code_of_reason, style=self.config.server.status_codes)
-        tracing = Tracing(section, self.telemetry, status_of)
+        instance = f"{self._identity.replica}/{self._identity.start_id}"
+        tracing = Tracing(section, self.telemetry, status_of, instance=instance)
         self.runner.trace_with(tracing.tracer)
         return tracing
 
@@ -284,7 +286,7 @@ class Application:
             duty_cycle=self._duty_cycles.of,
             statistics=self.devices.report,
         )
-        return LoadReporter(Identity.of_process(self.config.server.replica), sources)
+        return LoadReporter(self._identity, sources)
 
     def _live_feed(self) -> Feed:
         changes = Changes()

@@ -78,8 +78,8 @@ class ModelMetadata:
     metadata: tuple[str, ...] = ()
     """Names of the caller's metadata (gRPC headers, in lower case) that `execute` sends on. Only
     requests with equal values of these share a batch, except for the trace context
-    (`TRACE_METADATA`), of which a batch has its first request's. `Batch.metadata` has no others, and
-    no other metadata of a caller leaves the server."""
+    (`TRACE_METADATA`), of which a batch has its first request's, or its own while requests are traced.
+    `Batch.metadata` has no others, and no other metadata of a caller leaves the server."""
     max_batch_size: int | None = None
     """The most rows that the backend takes in one batch; None if it does not say. It is the model's
     `batching.max_batch_size` where the configuration has none; a load fails where that has more."""

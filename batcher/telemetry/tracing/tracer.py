@@ -117,8 +117,11 @@ class Tracer:
         """Whether `always` keeps a request that ended so."""
         if outcome in self._always:
             return True
-        late = self._always_late and due_ns is not None and stamps.replied_ns > due_ns
-        return late and outcome is Outcome.OK
+        return self._always_late and outcome is Outcome.OK and self._late(stamps, due_ns)
+
+    @staticmethod
+    def _late(stamps: Stamps, due_ns: int | None) -> bool:
+        return due_ns is not None and stamps.replied_ns > due_ns
 
     def _trace(self, ended: EndedRequest, context: TraceContext) -> None:
         links: list[SpanId] = []
@@ -136,7 +139,7 @@ class Tracer:
         for batch in batches:
             self._leave(batch)
         self._kept(ended, context)
-        late = ended.due_ns is not None and ended.stamps.replied_ns > ended.due_ns
+        late = ended.outcome is Outcome.OK and self._late(ended.stamps, ended.due_ns)
         # Refusals come in floods, and their callers were told at once.
         if late or ended.outcome in _LOGGED:
             _log(ended, context)
@@ -149,7 +152,7 @@ class Tracer:
         if due_ns is not None:
             target_ns = due_ns - stamps.arrival_ns
             if ended.outcome is Outcome.OK:
-                late = stamps.replied_ns > due_ns
+                late = self._late(stamps, due_ns)
         record = TracedRequest(
             context,
             ended.model,

@@ -179,3 +179,16 @@ async def test_the_event_loop_goes_on_while_spans_are_sent(
         assert len(answers) == 50
         collector.release.set()
     assert len(collector.requests) == 51
+
+
+async def test_children_are_traced_and_know_nothing_of_it(
+    traced, collector_over_grpc, hello, dial, request_of
+):
+    collector = collector_over_grpc
+    async with traced(collector, hello(isolation="process", base="1ms")) as application:
+        stub = await dial(application.grpc.addresses[0])
+        await stub.ModelInfer(request_of())
+    (batch,) = collector.named("batch")
+    assert batch.end_time_unix_nano > batch.start_time_unix_nano
+    (request,) = collector.requests
+    assert len(collector.children(request)) == 6

@@ -96,13 +96,6 @@ async def test_what_is_not_sampled_is_not_sampled_there_either(send, neighbor):
     assert not collector.spans
 
 
-async def test_what_is_kept_after_all_is_where_the_next_server_was_told(send, neighbor):
-    document = {"sample_ratio": 0, "always": ["late"]}
-    collector = await send((parent("a", "00"),), (parent("b", "00"),), **document)
-    assert not collector.spans
-    assert neighbor.metadata[0]["traceparent"].startswith(f"00-{'a' * 32}-")
-
-
 async def test_the_context_never_makes_a_batch_fail(send, neighbor):
     """What the callers send on by themselves may be as large as it may be."""
     large = ("x-own", "x" * (MAX_FORWARDED - len("x-own")))

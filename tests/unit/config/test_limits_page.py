@@ -16,6 +16,7 @@ from batcher.config import (
     RestartConfig,
     SequenceConfig,
     ServerConfig,
+    TracingConfig,
     format_duration,
     format_size,
 )
@@ -93,6 +94,11 @@ from batcher.telemetry import log_limits
 from batcher.telemetry.live import HISTORY_S
 from batcher.telemetry.live.changes import MAX_CHANGE_CHARACTERS, MAX_CHANGES
 from batcher.telemetry.model import DEVICES
+from batcher.telemetry.tracing import context as tracing_context
+from batcher.telemetry.tracing import sender as tracing_sender
+from batcher.telemetry.tracing.exporters import MAX_HEADER_FILE
+from batcher.telemetry.tracing.records import MAX_ID, MAX_LINKS
+from batcher.telemetry.tracing.tracer import MOST_BATCHES
 from batcher.telemetry.watchdog import LOG_INTERVAL_NS, STALL_NS
 from batcher.triton_models.reading import MAX_CONFIG_BYTES
 from batcher.web.app import MAX_WAITING_SCRAPES
@@ -254,6 +260,23 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert paused == f"{watching.FIRST_PAUSE_S:g}s, doubled up to {watching.LONGEST_PAUSE_S:g}s"
     assert rows["buckets that are warmed up"] == str(MAX_WARMUP_BUCKETS)
     assert rows["time to warm up buckets"] == format_duration(BUCKETS_NS)
+
+
+def test_the_bounds_of_tracing() -> None:
+    rows = dict(ROWS)
+    assert rows["records whose spans are sent at once"] == str(tracing_sender.BLOCK)
+    assert rows["share of a core that the thread which sends spans takes"] == "a half"
+    assert tracing_sender.IDLE_RATIO == 1
+    flush = "time to send the spans that wait when the server stops"
+    assert rows[flush] == f"{tracing_sender.FLUSH_S:g}s"
+    assert rows["batches of which requests have not ended"] == str(MOST_BATCHES)
+    assert rows["links of one span"] == str(MAX_LINKS)
+    longest, most = tracing_context.MAX_STATE, tracing_context.MAX_MEMBERS
+    assert rows["the tracestate of a caller"] == f"{longest} characters, {most} members"
+    name = "the caller's name of a request or tenant in a span"
+    assert rows[name] == f"{MAX_ID} characters"
+    assert f"{MAX_HEADER_FILE // 1024} KiB" in PAGE.split("`tracing.headers`")[0].splitlines()[-1]
+    assert f"| `tracing.queue_size` | {TracingConfig().queue_size} |" in PAGE
 
 
 def test_the_bounds_of_a_model_repository() -> None:

@@ -74,6 +74,14 @@ def test_the_name_of_the_service(monkeypatch):
     assert hash(resource(section())) == hash(resource(section()))
 
 
+def test_the_id_of_the_instance(monkeypatch):
+    assert resource(section(), "pod/1").attributes["service.instance.id"] == "pod/1"
+    given = section(resource={"service.instance.id": "mine"})
+    assert resource(given, "pod/1").attributes["service.instance.id"] == "mine"
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=theirs")
+    assert resource(section(), "pod/1").attributes["service.instance.id"] == "theirs"
+
+
 @pytest.mark.parametrize(
     ("protocol", "endpoint", "sent_to"),
     [
