@@ -119,7 +119,7 @@ def _trailers(form: TrailerFormat, message: orca.OrcaLoadReport) -> Trailers:
         return ((TEXT_KEY, f"JSON {json.dumps(plain | {'named_metrics': named})}"),)
     pairs = plain | {f"named_metrics.{name}": value for name, value in named.items()}
     return (
-        (TEXT_KEY, f"TEXT {', '.join([f'{name}={value:g}' for name, value in pairs.items()])}"),
+        (TEXT_KEY, f"TEXT {', '.join([f'{name}={value:.10g}' for name, value in pairs.items()])}"),
     )
 
 

@@ -77,10 +77,12 @@ class TestReflection:
     async def test_every_service_is_listed(self, ask):
         answer = await ask(list_services="")
         assert [service.name for service in answer.list_services_response.service] == [
+            "batcher.load.v1.LoadReports",
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
             "inference.GRPCInferenceService",
+            "xds.service.orca.v3.OpenRcaService",
         ]
 
     async def test_a_client_that_knows_nothing_else_can_infer(self, ask, address):
