@@ -23,6 +23,7 @@ import poisson  # noqa: E402
 import prefetch  # noqa: E402
 import quiet  # noqa: E402
 import reloads  # noqa: E402
+import signals  # noqa: E402
 import soak  # noqa: E402
 import telemetry  # noqa: E402
 import transports  # noqa: E402
@@ -54,6 +55,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   attack     eight attacks: memory, stalls and the latency of other callers before, during, after
   busy       processes that use the server's core: what is refused for that, beside a fixed window
   kills      child processes are killed, stopped and crash under load: what ends how, what is left
+  signals    every metric beside what is known from the outside, as a real Prometheus reads it; the
+             scale signal at loads from 0.3 to 3
   soak       mixed load for minutes, with cancels, resets and broken connections: what grows
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
              buckets and without
@@ -73,6 +76,7 @@ EXAMPLES = """examples:
   python bench/load isolation --rounds 5
   python bench/load attack --only credit --rounds 1
   python bench/load busy --rounds 3
+  python bench/load signals --only "levels up"
   python bench/load soak --seconds 600
   python bench/load lengths --count 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
@@ -196,6 +200,7 @@ def parser() -> argparse.ArgumentParser:
         (busy, "what a server refuses whose core is busy with others", [own]),
         (reloads, "lost and late requests while the model is loaded again", [own]),
         (kills, "what becomes of requests when child processes are killed", []),
+        (signals, "what metrics say beside what is true", []),
         (soak, "memory, descriptors and latency under mixed load", [own]),
     )
     for module, what, parents in modules:

@@ -3,7 +3,8 @@
 A process of its own, with grpcio's client: `python generator.py PLAN LOG`. It says `ready` once its
 connections are up, reads the start (nanoseconds of the monotonic clock) from a line of its standard
 input, and ends when every request has ended. The plan is JSON: `address`, `connections`, and
-`requests`, each `[id, at_ns, model, rows, deed, deadline_s, cancel_s]`; the last two may be null. With
+`requests`, each `[id, at_ns, model, rows, deed, deadline_s, cancel_s, columns, priority]`; the last four may
+be null or missing. With
 `stream` each connection has one call of ModelStreamInfer, and requests are its messages.
 """
 
@@ -32,15 +33,24 @@ LONGEST_S = 90.0
 """After this a request without an answer is given up, and counts as never answered."""
 
 
-def message(number: int, model: str, rows: int, deed: int) -> bytes:
+def message(
+    number: int,
+    model: str,
+    rows: int,
+    deed: int,
+    columns: int | None = None,
+    priority: int | None = None,
+) -> bytes:
     """A serialized request whose every row holds its number."""
-    columns = COLUMNS + (deed == WIDE)
+    columns = columns or COLUMNS + (deed == WIDE)
     values = np.zeros((rows, columns), "<f4")
     values[:, 0], values[:, 1] = number, deed
     request = inference.ModelInferRequest(
         model_name=model, id=str(number), raw_input_contents=[values.tobytes()]
     )
     request.inputs.add(name="X", datatype="FP32", shape=[rows, columns])
+    if priority is not None:
+        request.parameters["priority"].int64_param = priority
     return request.SerializeToString()
 
 
@@ -126,7 +136,7 @@ def main() -> None:
     for channel in channels:
         grpc.channel_ready_future(channel).result(timeout=60)
     log = Log(Path(sys.argv[2]))
-    made = [(each, message(each[0], each[2], each[3], each[4])) for each in plan["requests"]]
+    made = [(each, message(each[0], *each[2:5], *each[7:])) for each in plan["requests"]]
     streams = [Stream(channel, log) for channel in channels if plan.get("stream")]
     print("ready", flush=True)
     send(made, int(sys.stdin.readline()), channels, streams, log)
@@ -144,7 +154,7 @@ def send(
 ) -> None:
     """Send each at its moment; connections take turns."""
     calls = [channel.unary_unary(PATH) for channel in channels]
-    for place, ((number, at_ns, _, _, _, deadline_s, cancel_s), request) in enumerate(made):
+    for place, ((number, at_ns, _, _, _, deadline_s, cancel_s, *_), request) in enumerate(made):
         due_ns = start_ns + at_ns
         time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
         log.began()

@@ -51,15 +51,19 @@ class Device:
         self, x: Annotated[np.ndarray, Rows("FP32", COLUMNS, name="X")]
     ) -> Annotated[np.ndarray, Rows("FP32", COLUMNS, name="Y")]:
         """Twice the input, when its time is over."""
+        return self._run(x)
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
         begin_ns = time.monotonic_ns()
         self._batches += 1
         number, ids = self._batches, [int(each) for each in x[:, 0]]
-        self._say(begin_ns, kind="begin", batch=number, ids=ids)
+        self._say(begin_ns, kind="begin", batch=number, ids=ids, width=x.shape[1])
         deeds = x[:, 1].astype(int)
         hangs = (deeds == DEEDS["hang"]).any()
         while hangs and not self._release.exists() and not _over(begin_ns, HANGS_S):
             time.sleep(0.005)
-        left_ns = begin_ns + self._base_ns + self._row_ns * len(x) - time.monotonic_ns()
+        took_ns = self._base_ns + self._row_ns * len(x) * x.shape[1] // COLUMNS
+        left_ns = begin_ns + took_ns - time.monotonic_ns()
         time.sleep(max(0, left_ns) / 1e9)
         failed = (deeds == DEEDS["fail"]).any()
         self._say(kind="end", batch=number, failed=bool(failed))
@@ -76,6 +80,16 @@ class Device:
         what |= {"at": at_ns or time.monotonic_ns(), "pid": os.getpid(), "me": id(self)}
         what["instance"] = self._instance
         os.write(self._file, json.dumps(what).encode() + b"\n")
+
+
+class Padded(Device):
+    """The same with rows of any length, each of which takes time in proportion to its length."""
+
+    def __call__(
+        self, x: Annotated[np.ndarray, Rows("FP32", "length", name="X")]
+    ) -> Annotated[np.ndarray, Rows("FP32", "length", name="Y")]:
+        """Twice the input, when its time is over."""
+        return self._run(x)
 
 
 def _over(since_ns: int, seconds: float) -> bool:

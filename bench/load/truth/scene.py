@@ -34,8 +34,14 @@ class ModelPlan:
     base_ms: float = 20.0
     row_ms: float = 2.0
     load_ms: float = 100.0
+    padded: tuple[int, ...] = ()
+    """Buckets of the length of its rows; none: rows of four values."""
     keys: dict[str, Any] = field(default_factory=dict)
     batching: dict[str, Any] = field(default_factory=dict)
+
+    def width(self, columns: int) -> int:
+        """Values of a row once it is padded."""
+        return min([each for each in self.padded if each >= columns], default=columns)
 
     def section(self, folder: Path) -> dict[str, Any]:
         """Its section of the configuration; its log and what releases it lie in that folder."""
@@ -47,10 +53,15 @@ class ModelPlan:
             "release": str(folder / f"{self.name}.release"),
         }
         batching = {"max_batch_size": 16, "target_p99": "200ms"} | self.batching
+        padding = [{"input": "X", "axis": 1, "buckets": list(self.padded)}] if self.padded else []
         return {
             "name": self.name,
             "executor": "python",
-            "options": {"target": f"{HERE / 'model.py'}:Device", "args": args},
+            "options": {
+                "target": f"{HERE / 'model.py'}:{'Padded' if self.padded else 'Device'}",
+                "args": args,
+            },
+            "padding": padding,
             "batching": batching,
             "warmup": {"batch_sizes": [1, batching["max_batch_size"]]},
         } | self.keys

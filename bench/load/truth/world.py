@@ -48,6 +48,8 @@ class Batch:
     ids: list[int]
     end_ns: int | None = None
     failed: bool = False
+    width: int = 4
+    """Columns that it ran with."""
     me: int = 0
     """Which object of the model ran it."""
     after_ns: int = 0
@@ -73,6 +75,7 @@ class Request:
     rows: int
     deed: int
     deadline_s: float | None = None
+    columns: int = 4
     due_ns: int = 0
     sent_ns: int = 0
     done_ns: int = NEVER_NS
@@ -243,7 +246,7 @@ class World:
 
 def read_requests(plan: Sequence[Sequence[Any]], log: Path) -> dict[int, Request]:
     """Every request of the plan, with what the generator wrote of it."""
-    requests = {each[0]: Request(each[0], *each[2:6]) for each in plan}
+    requests = {each[0]: Request(each[0], *each[2:6], (*each[7:], 4)[0] or 4) for each in plan}
     for line in log.read_text().splitlines() if log.exists() else ():
         number, due_ns, sent_ns, done_ns, code, text = json.loads(line)
         one = requests[number]
@@ -263,7 +266,7 @@ def read_model(model: str, log: Path) -> tuple[list[Batch], list[dict[str, Any]]
         who = said["pid"], said["me"]
         if said["kind"] == "begin":
             batch = Batch(model, said["pid"], said["instance"], said["at"], said["ids"])
-            batch.me = said["me"]
+            batch.me, batch.width = said["me"], said["width"]
             batch.after_ns = before.get(who, 0)
             before[who] = batch.begin_ns
             running[who] = batch

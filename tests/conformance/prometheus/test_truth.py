@@ -6,6 +6,7 @@ import signal
 import pytest
 from truth.scene import ModelPlan, Scene, one, poisson
 from truth.statements import STATEMENTS
+from truth.steps import Steps, Stream
 from truth.world import SECOND, Batch, Event, codes
 
 from batcher.telemetry.families import FAMILIES
@@ -224,3 +225,20 @@ def test_models_that_share_a_device(true):
         *poisson(25, 5, model="sized", first=6000, rows=2, seed=3),
     ]
     true(Scene(models=models, requests=requests))
+
+
+def test_the_scale_signal_follows_steps(true):
+    steps = Steps((0.5, 1.6, 0.3), 7.0)
+    for each in steps.seen(true(steps.scene())):
+        assert each.right, each
+
+
+def test_the_scale_signal_knows_buckets_and_priorities(true):
+    plan = ModelPlan(base_ms=40, row_ms=2, padded=(4, 16), batching={"target_p99": "400ms"})
+    streams = [
+        Stream(plan, 0.5, columns=3, priorities=(1, 3)),
+        Stream(plan, 0.5, columns=10, rows=2),
+    ]
+    steps = Steps((0.7, 1.5), 7.0, streams)
+    for each in steps.seen(true(steps.scene())):
+        assert each.right, each

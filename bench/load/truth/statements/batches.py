@@ -15,10 +15,11 @@ def ended(world: World, model: str) -> list[Batch]:
     return [batch for batch in world.run(model) if batch.end_ns is not None]
 
 
-def rows(world: World, batch: Batch) -> int:
-    """Its rows that requests sent; the rest fills it up to a size."""
+def rows(world: World, batch: Batch, request: int | None = None) -> int:
+    """Its rows that requests sent, or one of them; the rest fills it up to a size."""
     counts = Counter(batch.ids)
-    return sum(min(counts[each], world.requests[each].rows) for each in batch.requests)
+    mine = batch.requests if request is None else {request}
+    return sum(min(counts[each], world.requests[each].rows) for each in mine)
 
 
 def _histogram(world: World, name: str, value: Callable[[str, Batch], float]) -> Iterator[str]:
@@ -65,14 +66,18 @@ def batch_fill(world: World) -> Iterator[str]:
 
 @of("batcher_batch_elements")
 def elements(world: World) -> Iterator[str]:
-    name, columns = "batcher_batch_elements_total", 4
+    name = "batcher_batch_elements_total"
     for model, section in world.models.items():
-        if "batch_sizes" not in section["batching"]:
+        if "batch_sizes" not in section["batching"] and not section["padding"]:
             if world.found(name, model=model):
                 yield f"{model}: it has neither buckets nor sizes"
             continue
-        sent = sum(rows(world, batch) for batch in ended(world, model)) * columns
-        ran = sum(batch.rows for batch in ended(world, model)) * columns
+        sent = sum(
+            rows(world, batch, each) * world.requests[each].columns
+            for batch in ended(world, model)
+            for each in batch.requests
+        )
+        ran = sum(batch.rows * batch.width for batch in ended(world, model))
         for kind, true in (("request", sent), ("padding", ran - sent)):
             yield from at_the_end(world, name, Span(true, true), model=model, kind=kind)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from truth.model import COLUMNS
 from truth.statements.statement import AGE_SLACK_S, RATIO, every, of
 from truth.world import MS, NEVER_NS, SECOND, Batch, Request, Scrape, Span, World
 
 HANDED_NS = 20 * MS
 """A batch is handed over, and its end is heard of, within this of what the model wrote: nothing is
 said of what happens in it."""
-COLUMN_BYTES = 16
 
 
 def _ends_ns(request: Request) -> tuple[int, int]:
@@ -151,7 +151,7 @@ def _rows(request: Request) -> float:
 
 
 def _bytes(request: Request) -> float:
-    return request.rows * COLUMN_BYTES
+    return request.rows * request.columns * 4
 
 
 @of("batcher_queue_requests")
@@ -176,21 +176,24 @@ def _waiting_is(world: World, name: str, weight: Callable[[Request], float]) -> 
 
 @of("batcher_queue_backlog_seconds")
 def backlog(world: World) -> Iterator[str]:
+    """What rows cost in the largest batches; what fills none costs up to as much as one of its size."""
+    name = "batcher_queue_backlog_seconds"
     for model in world.models:
         plan = world.facts["plans"][model]
         most = world.models[model]["batching"]["max_batch_size"]
-        row_s = (plan.base_ms + plan.row_ms * most) / most / 1e3
-        rows = waiting(world, model, _rows)
+
+        def seconds(request: Request) -> float:
+            row_ms = plan.row_ms * plan.width(request.columns) / COLUMNS  # noqa: B023
+            return request.rows * (plan.base_ms / most + row_ms) / 1e3  # noqa: B023
+
+        cost = waiting(world, model, seconds)
 
         def truth(scrape: Scrape) -> Span:
-            true = rows(scrape)  # noqa: B023 - called in this turn
-            # What fills no batch costs as much as a batch of its size.
-            more = plan.base_ms / 1e3 if true.high else 0  # noqa: B023
-            return Span(true.low * row_s, true.high * row_s + more)  # noqa: B023
+            true = cost(scrape)  # noqa: B023 - called in this turn
+            more = plan.base_ms / 1e3 * max(1, len(plan.padded)) if true.high else 0  # noqa: B023
+            return Span(true.low, true.high + more)
 
-        yield from every(
-            world, "batcher_queue_backlog_seconds", truth, ratio=RATIO, slack=0.002, model=model
-        )
+        yield from every(world, name, truth, ratio=RATIO, slack=0.002, model=model)
 
 
 @of("batcher_executing_requests")

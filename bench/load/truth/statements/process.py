@@ -172,7 +172,7 @@ def buffered(world: World) -> Iterator[str]:
     def truth(scrape: Scrape) -> Span:
         low, high = 0, KEPT_BYTES * world.facts["connections"]
         for each in world.requests.values():
-            values = 16 * each.rows
+            values = 4 * each.columns * each.rows
             if each.sent_ns <= scrape.end_ns and each.done_ns >= scrape.begin_ns - SECOND // 20:
                 high += 2 * values + KEPT_BYTES
             if each.begin_ns and each.begin_ns <= scrape.begin_ns and not each.given_up:

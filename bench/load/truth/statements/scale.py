@@ -10,13 +10,15 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from itertools import accumulate
+from pathlib import Path
 
-from truth.model import DEEDS
+from truth.model import COLUMNS, DEEDS
+from truth.scene import ModelPlan
 from truth.statements.batches import busy_s, device_of, ended, rows
-from truth.statements.live import HANDED_NS, target_ns
+from truth.statements.live import HANDED_NS
 from truth.statements.statement import RATIO as BUSY_RATIO
 from truth.statements.statement import absent, every, of, when
-from truth.world import MS, SECOND, Scrape, Span, World
+from truth.world import SECOND, Scrape, Span, World
 
 WINDOWS_S = (2.0, 3.0, 4.0, 5.0)
 STEP_S = 5.0
@@ -26,17 +28,14 @@ FILL_WINDOWS_S = (5, 8, 10, 12, 15, 30)
 """The fill is that of about ten seconds."""
 
 
-def row_s(world: World, model: str) -> float:
+def row_s(plan: ModelPlan, columns: int = COLUMNS) -> float:
     """What a row costs in the batch that serves the most and leaves room for one more in the target."""
-    plan = world.facts["plans"][model]
-    section = world.models[model]["batching"]
+    section = plan.section(Path())["batching"]
+    row_ms = plan.row_ms * plan.width(columns) / COLUMNS
+    target_ms = float(section["target_p99"].removesuffix("ms"))
     sizes = section.get("batch_sizes") or range(1, section["max_batch_size"] + 1)
-    costs = [
-        ((plan.base_ms + plan.row_ms * rows) / rows / 1e3, rows)
-        for rows in sizes
-        if 2 * (plan.base_ms + plan.row_ms * rows) * MS <= target_ns(world, model)
-    ]
-    return min(costs)[0] if costs else (plan.base_ms + plan.row_ms) / 1e3
+    fits = [size for size in sizes if 2 * (plan.base_ms + row_ms * size) <= target_ms]
+    return min((plan.base_ms + row_ms * size) / size / 1e3 for size in fits or [1])
 
 
 def slots(world: World, device: str) -> int:
@@ -51,14 +50,15 @@ def slots(world: World, device: str) -> int:
 
 
 def offered(world: World, model: str) -> Callable[[Scrape], Span]:
-    """Rows a second that were offered during the seconds before a scrape."""
+    """Seconds of a slot that were offered for each second before a scrape."""
+    plan = world.facts["plans"][model]
     sent = sorted(
-        (each.sent_ns, each.rows)
+        (each.sent_ns, each.rows * row_s(plan, each.columns))
         for each in world.of(model)
         if each.sent_ns and each.deed != DEEDS["wide"]
     )
     moments = [at_ns for at_ns, _ in sent]
-    sums = [0, *accumulate(rows for _, rows in sent)]
+    sums = [0.0, *accumulate(cost for _, cost in sent)]
 
     def rate(begin_ns: int, end_ns: int) -> float:
         first, last = bisect_left(moments, begin_ns), bisect_right(moments, end_ns)
@@ -77,11 +77,11 @@ def offered(world: World, model: str) -> Callable[[Scrape], Span]:
 
 def load(world: World, model: str, device: str) -> Callable[[Scrape], Span]:
     """The part of a device that a model's offered work takes."""
-    rate, factor = offered(world, model), row_s(world, model) / slots(world, device)
+    rate, number = offered(world, model), slots(world, device)
 
     def truth(scrape: Scrape) -> Span:
-        rows = rate(scrape)
-        return Span(rows.low * factor, rows.high * factor)
+        work = rate(scrape)
+        return Span(work.low / number, work.high / number)
 
     return truth
 
