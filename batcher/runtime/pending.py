@@ -138,6 +138,11 @@ class TargetModel(Protocol):
         ...
 
     @property
+    def device_failure(self) -> str:
+        """Why that device has failed; empty if it has not, or nothing is known."""
+        ...
+
+    @property
     def settings(self) -> ModelSettings:
         """Its settings as the scheduler reads them."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from batcher.clock import Clock
 from batcher.core.commands import Outcome, Reason, Settle
@@ -15,6 +16,9 @@ from batcher.telemetry.reasons import ReplyReason
 from batcher.telemetry.tracing.log_fields import failed_fields
 
 log = logging.getLogger(__name__)
+
+_OF_INSTANCES: Final = frozenset({Reason.NO_INSTANCE, Reason.INSTANCE_DOWN})
+"""Reasons that the failure of a device explains."""
 
 
 def end_request(pending: PendingRequest, settle: Settle, clock: Clock) -> None:
@@ -31,8 +35,10 @@ def end_request(pending: PendingRequest, settle: Settle, clock: Clock) -> None:
         else:
             pending.blame = settle.blame
             pending.stamps.settled_ns = clock()
-            target = pending.target
-            pending.reply.fail(error_for(settle, target.name, target.settings, pending.failure))
+            target, failure = pending.target, pending.failure
+            if failure is None and settle.reason in _OF_INSTANCES:
+                failure = target.device_failure or None
+            pending.reply.fail(error_for(settle, target.name, target.settings, failure))
     except Exception as error:
         log.exception(
             "%s: the reply to a request could not be made; it fails",

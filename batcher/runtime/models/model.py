@@ -178,6 +178,11 @@ class ServedModel:
         return self._instances[0].plan.context.device
 
     @property
+    def device_failure(self) -> str:
+        """Why that device has failed; empty if it has not, or nothing is known."""
+        return self._process.devices.failure(self.device)
+
+    @property
     def metadata(self) -> ModelMetadata:
         """What the executor returned from `load`. Raises `ModelUnavailable` before the first load."""
         return self._require()[0]

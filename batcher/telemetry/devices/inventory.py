@@ -75,10 +75,10 @@ def cuda_gpu(name: GpuName, gpus: Sequence[Gpu], environ: Mapping[str, str]) -> 
     """The GPU that an executor says it uses: a number is CUDA's. Raises `NotFound`."""
     if isinstance(name, bool) or not isinstance(name, (int, str)):
         raise NotFound(f"its executor says gpu={name!r}; allowed: a number, a UUID or a PCI bus id")
-    if isinstance(name, str):
-        return _named(name, gpus)
     text = environ.get("CUDA_VISIBLE_DEVICES")
     visible = _unrestricted(gpus, environ) if text is None else _visible(text, gpus, environ)
+    if isinstance(name, str):
+        return _part(_named(name, gpus), visible)
     if 0 <= name < len(visible):
         found = visible[name]
         if isinstance(found, NotFound):
@@ -88,6 +88,14 @@ def cuda_gpu(name: GpuName, gpus: Sequence[Gpu], environ: Mapping[str, str]) -> 
     raise NotFound(
         f"CUDA has no GPU {name} where CUDA_VISIBLE_DEVICES {said}; NVML has {_listed(gpus)}"
     )
+
+
+def _part(found: Found, visible: Sequence[Found | NotFound]) -> Found:
+    """The instance of a split GPU that CUDA uses: some of its calls give the UUID of the GPU itself."""
+    if found.instance is not None or not found.gpu.split:
+        return found
+    of_gpu = [each for each in visible if isinstance(each, Found) and each.gpu == found.gpu]
+    return next((each for each in of_gpu if each.instance is not None), found)
 
 
 def _visible(text: str, gpus: Sequence[Gpu], environ: Mapping[str, str]) -> list[Found | NotFound]:

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,7 +9,9 @@ from onnx import TensorProto, helper
 
 from batcher.errors import ModelLoadError
 from batcher.executor import Batch, TensorSpec
+from batcher_onnxruntime import executor
 from batcher_onnxruntime.messages import is_out_of_memory
+from batcher_onnxruntime.session import open_session
 
 IDS = ("rows", "seq")
 
@@ -245,3 +248,16 @@ def test_type_without_a_datatype_is_refused(models, refusal):
 def test_a_device_without_room_is_told_from_a_broken_model(text, room):
     assert is_out_of_memory(RuntimeError(text)) is not room
     assert is_out_of_memory(MemoryError())
+
+
+def test_which_gpu_it_is_is_told(models, load, monkeypatch):
+    _, on_cpu = load(models.matmul())
+    assert on_cpu.gpu is None
+
+    def opened(*arguments):
+        return replace(open_session(*arguments), device="cuda", device_id=2)
+
+    monkeypatch.setattr(executor, "open_session", opened)
+    monkeypatch.setattr(executor.OnnxRuntimeExecutor, "_bind", lambda *_: None)
+    _, on_gpu = load(models.matmul())
+    assert on_gpu.gpu == 2, "as CUDA counts"

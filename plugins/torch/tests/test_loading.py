@@ -4,6 +4,7 @@ import pickle
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -436,3 +437,19 @@ def test_programs_that_load_at_the_same_time_do_not_disturb_each_other(models, t
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(load, range(8)))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "properties", "told"),
+    [
+        ("12.6", SimpleNamespace(uuid="ffc79498-8ff3-c2dc-3b0d-fafd804516ae"), "ffc79498-8ff3-c2dc-3b0d-fafd804516ae"),
+        ("12.6", SimpleNamespace(), 1),
+        (None, SimpleNamespace(uuid="ffc79498"), None),
+    ],
+    ids=["by its UUID", "by its number with an older PyTorch", "not NVIDIA's"],
+)  # fmt: skip
+def test_which_gpu_it_is_is_told(monkeypatch, cuda, properties, told):
+    monkeypatch.setattr(devices.torch.version, "cuda", cuda)
+    monkeypatch.setattr(devices.torch.cuda, "get_device_properties", lambda device: properties)
+    assert devices.gpu_of(devices.torch.device("cuda", 1)) == told
+    assert devices.gpu_of(devices.torch.device("cpu")) is None

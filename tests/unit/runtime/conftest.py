@@ -19,6 +19,7 @@ from batcher.runtime.request import InferenceRequest
 from batcher.runtime.runner import Runner
 from batcher.service import Batcher
 from batcher.telemetry import Telemetry
+from batcher.telemetry.devices import DeviceWatcher
 from batcher.tensors import Tensor
 from batcher.testing import FakeExecutor, ManualClock
 
@@ -37,7 +38,7 @@ class NoTimer:
 class Middle:
     """A `Batcher` above one fake executor."""
 
-    def __init__(self, clock=None, **plan):
+    def __init__(self, clock=None, devices=None, **plan):
         loop = asyncio.get_running_loop()
         self.problems = []
         loop.set_exception_handler(lambda _, context: self.problems.append(context))
@@ -66,7 +67,13 @@ class Middle:
             "fake",
             ModelSettings(8, FixedWindow(0)),
             [plan],
-            ProcessContext(self.runner, loop, self.clock, changed=self._changed),
+            ProcessContext(
+                self.runner,
+                loop,
+                self.clock,
+                changed=self._changed,
+                devices=devices or DeviceWatcher(),
+            ),
             telemetry.model("m/1", "m", "1"),
         )
         self.batcher = Batcher(ModelRegistry([self.model]), self.runner, telemetry, self.clock)

@@ -67,6 +67,7 @@ class OnnxRuntimeExecutor:
             batch_sizes=(fixed,) if fixed is not None and fixed <= context.max_batch_size else (),
             # Profiles of TensorRT and CUDA graphs are made for the buckets in use.
             fixed_buckets=options.cuda_graphs or TENSORRT in opened.session.get_providers(),
+            gpu=opened.device_id if opened.device == "cuda" else None,
         )
 
     def _bind(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -40,3 +40,15 @@ def missing_cuda(number: int) -> str:
         found = f"{count} GPU{'s' if count > 1 else ''}"
         return f"PyTorch finds {found}, cuda:0{f' to cuda:{count - 1}' if count > 1 else ''}"
     return ""
+
+
+def gpu_of(device: torch.device) -> int | str | None:
+    """What the server knows the GPU by: its UUID, or CUDA's number where PyTorch does not tell that.
+
+    None for the CPU, and for GPUs that are not NVIDIA's.
+    """
+    if device.type != "cuda" or torch.version.cuda is None:
+        return None
+    properties: Any = torch.cuda.get_device_properties(device)
+    uuid = getattr(properties, "uuid", None)  # PyTorch 2.4 and later
+    return device.index if uuid is None else str(uuid)

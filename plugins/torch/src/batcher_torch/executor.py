@@ -23,7 +23,7 @@ from batcher.executor import (
 from batcher_torch.computing import Computing
 from batcher_torch.cpu import CpuRunner
 from batcher_torch.cuda import CudaRunner, Running
-from batcher_torch.devices import find_device
+from batcher_torch.devices import find_device, gpu_of
 from batcher_torch.gpu import Gpu
 from batcher_torch.loading import LoadedModel, load_model
 from batcher_torch.messages import cause_of, is_out_of_memory, one_line
@@ -100,6 +100,7 @@ class TorchExecutor:
             max_batch_size=model.signature.rows[1] or None,
             batch_sizes=sizes,
             fixed_buckets=bool(shapes),
+            gpu=gpu_of(device),
         )
 
     def execute(self, batch: Batch) -> BatchResult:

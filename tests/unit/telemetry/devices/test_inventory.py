@@ -135,6 +135,9 @@ def test_instances_of_a_split_gpu():
     assert cuda_gpu(0, SPLIT, {"CUDA_VISIBLE_DEVICES": f"MIG-{B}/1/0"}).uuid == M1
     assert cuda_gpu(0, SPLIT, {"CUDA_VISIBLE_DEVICES": "1"}).uuid == M1, "CUDA takes the first"
     assert cuda_gpu(M2.removeprefix("MIG-"), SPLIT, {}).uuid == M2, "as PyTorch says it"
+    assert cuda_gpu(B, SPLIT, {"CUDA_VISIBLE_DEVICES": M2}).uuid == M2, "the GPU's own UUID"
+    assert cuda_gpu(B, SPLIT, {}).uuid == M1
+    assert cuda_gpu(A, SPLIT, {}).uuid == A
     with pytest.raises(NotFound):
         configured_gpu(f"MIG-{B}/3/0", SPLIT)
     with pytest.raises(NotFound, match="it has no instance"):
