@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
 from math import inf, nan
+from types import NoneType, UnionType
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 from google.protobuf import json_format
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batcher.protocol import load
 from batcher.telemetry.devices import DeviceState, DeviceStatistics, FailureCause
 from batcher.telemetry.load import (
     DeviceLoad,
+    LoadReport,
     ModelLoad,
     SharedEncoding,
     document,
@@ -124,6 +131,37 @@ def test_statistics_of_a_device(report):
     assert message.statistics.xid_events == {79: 1}
     assert message.statistics.power_watts == 70.5
     assert not message.statistics.HasField("energy_joules")
+
+
+TEXTS = st.text(st.characters(), max_size=5)
+COUNTS = st.integers(0, 2**53)
+OF_TYPES = {bool: st.booleans(), int: COUNTS, float: st.floats(), str: TEXTS}
+
+
+def values(kind):
+    """Any value of a field with this annotation."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return st.builds(kind, **{field.name: values(hints[field.name]) for field in fields(kind)})
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return st.sampled_from(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        return st.lists(values(arguments[0]), max_size=2).map(tuple)
+    if origin is Mapping:
+        keys = st.integers(0, 999) if arguments[0] is int else st.text("ab", max_size=2)
+        return st.dictionaries(keys, values(arguments[1]), max_size=2)
+    if origin is UnionType:
+        return st.one_of(*(st.none() if each is NoneType else values(each) for each in arguments))
+    return OF_TYPES[kind]
+
+
+@given(values(LoadReport))
+@settings(max_examples=50)
+def test_both_forms_of_any_report_are_equal(report):
+    text = b"".join(json_parts(report)).decode()
+    json.loads(text, parse_constant=pytest.fail)
+    assert json_format.Parse(text, load.LoadReport()) == of_message(report)
 
 
 async def test_a_thousand_askers_cost_one_report_and_one_encoding(reporter, scheduler, model):
