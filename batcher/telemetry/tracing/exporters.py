@@ -15,9 +15,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from grpc import ssl_channel_credentials
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-    OTLPSpanExporter as GrpcSpanExporter,
-)
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
     OTLPSpanExporter as HttpSpanExporter,
 )
@@ -35,6 +32,7 @@ from batcher import __version__
 from batcher.clock import SECOND
 from batcher.config import HeaderFile, TracingConfig
 from batcher.errors import ConfigError
+from batcher.telemetry.tracing.encoding import FastGrpcSpanExporter
 from batcher.telemetry.tracing.epoch import Epoch
 from batcher.telemetry.tracing.records import Traced
 from batcher.telemetry.tracing.spans import SpanMaker
@@ -225,7 +223,7 @@ def _exporter(config: TracingConfig, given: Mapping[str, str]) -> SpanExporter:
 def _grpc(
     config: TracingConfig, given: dict[str, str] | None, timeout_s: float | None
 ) -> SpanExporter:
-    make = partial(GrpcSpanExporter, config.endpoint, headers=given, timeout=timeout_s)
+    make = partial(FastGrpcSpanExporter, config.endpoint, headers=given, timeout=timeout_s)
     tls = config.tls
     if tls is None:
         return make()

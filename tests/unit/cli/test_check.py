@@ -348,3 +348,32 @@ def test_what_the_executor_declares_is_held_against_the_configuration_without_lo
     assert "models[0].max_in_flight (line 3): got 2; allowed: 1 to 1, the most" in result.stderr
     assert "models[1].max_in_flight (line 7): got 100; allowed: 1 to 64, the most" in result.stderr
     assert "models[1].isolation (line 6): got 'process'; allowed: thread, as" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("tracing", "line"),
+    [
+        ("{}", "traces: where the environment says (grpc)"),
+        ("{endpoint: 'https://c:4318', protocol: http}", "traces: https://c:4318 (http)"),
+    ],
+)
+def test_where_traces_go(run, write, tracing, line):
+    result = run("check", write(f"{MODELS}tracing: {tracing}\n"))
+    assert result.exit_code == 0
+    assert line in result.stdout.splitlines()
+
+
+def test_tracing_without_its_packages(run, write, monkeypatch):
+    monkeypatch.setattr("batcher.telemetry.tracing.setup.find_spec", lambda _: None)
+    result = run("check", write(f"{MODELS}tracing: {{}}\n"))
+    assert result.exit_code == 2
+    assert "tracing (line 2): needs OpenTelemetry" in result.stderr
+    assert "pip install '.[tracing]'" in result.stderr
+
+
+def test_files_of_tracing(run, write):
+    text = "{headers: {a: {file: no.token}}, tls: {ca: no.pem}}"
+    result = run("check", write(f"{MODELS}tracing: {text}\n"))
+    assert result.exit_code == 2
+    assert "tracing.headers.a.file (line 2): got" in result.stderr
+    assert "tracing.tls.ca (line 2): got" in result.stderr

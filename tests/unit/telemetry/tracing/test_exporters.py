@@ -43,7 +43,7 @@ def made(monkeypatch):
         def shutdown(self):
             self.closed = True
 
-    monkeypatch.setattr(exporters, "GrpcSpanExporter", Exporter)
+    monkeypatch.setattr(exporters, "FastGrpcSpanExporter", Exporter)
     monkeypatch.setattr(exporters, "HttpSpanExporter", Exporter)
     return found
 
