@@ -48,6 +48,8 @@ class Telemetry(CountedModels, Collector):
         self.requests = RequestsPart(self)
         self._observe: Callable[[], Observation] = lambda: _NOTHING
         self._health: Callable[[], HealthPoints] = HealthPoints
+        self._seen: HealthPoints | None = None
+        """The health that this scrape has read: asking takes long enough to do it once."""
         self._parts: list[Part] = []
         self._failing: set[int] = set()
         """`id` of the parts that raised at the last scrape: each is logged once, until it works again."""
@@ -95,6 +97,7 @@ class Telemetry(CountedModels, Collector):
         A part that raises loses what it had not given yet. Where the scheduler cannot be asked, all
         that only it knows is absent.
         """
+        self._seen = None
         try:
             observation = self._observe()
         except Exception:
@@ -112,7 +115,9 @@ class Telemetry(CountedModels, Collector):
                 self._failing.discard(id(part))
 
     def _health_now(self) -> HealthPoints:
-        return self._health()
+        if self._seen is None:
+            self._seen = self._health()
+        return self._seen
 
 
 def _place(part: Part) -> int:

@@ -38,6 +38,7 @@ event loop's time at most. A scraper that comes every few seconds does not notic
 Encoder: TypeAlias = Callable[[Collector], bytes]
 
 _END = b"# EOF\n"
+_OPENMETRICS: Final = "application/openmetrics-text"
 
 
 class _SingleFamily(Collector):
@@ -114,7 +115,7 @@ async def _rendered(registry: Collector, encode: Encoder, content_type: str) -> 
     """The text, and the seconds of the event loop that it took."""
     body: list[bytes] = []
     took_s, began_s = 0.0, perf_counter()
-    openmetrics = content_type.startswith("application/openmetrics-text")
+    openmetrics = content_type.startswith(_OPENMETRICS)
     for part in _parts(registry, encode, openmetrics=openmetrics):
         body.append(part)
         spent_s = perf_counter() - began_s
@@ -126,6 +127,15 @@ async def _rendered(registry: Collector, encode: Encoder, content_type: str) -> 
     if openmetrics:
         body.append(_END)
     return b"".join(body), took_s
+
+
+def pieces(registry: Collector, accept: str) -> Iterator[bytes]:
+    """The text in pieces, after each of which the event loop may run; together what `render` returns."""
+    encode, content_type = _encoder(accept)
+    openmetrics = content_type.startswith(_OPENMETRICS)
+    yield from _parts(registry, encode, openmetrics=openmetrics)
+    if openmetrics:
+        yield _END
 
 
 def _parts(registry: Collector, encode: Encoder, *, openmetrics: bool) -> Iterator[bytes]:

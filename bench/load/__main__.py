@@ -13,6 +13,7 @@ sys.path.append(str(BENCH))
 import agreement  # noqa: E402
 import attack  # noqa: E402
 import busy  # noqa: E402
+import exposition  # noqa: E402
 import isolation  # noqa: E402
 import kills  # noqa: E402
 import lengths  # noqa: E402
@@ -38,6 +39,7 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   overhead   closed loop against a model that costs nothing, in turns with a raw echo server:
              the share of gRPC's own throughput that is left after batching, on one core
   telemetry  the same loop with nothing read, all telemetry read each second, and tracing, in turns
+  exposition what a scrape of fifty models costs, and for how long it holds up the event loop
   poisson    open loop at a rate: latency from the moment a request was due to be sent, and
              the share that was answered in time
   agreement  the same open loop at several rates, beside `batcher simulate` on the same arrivals
@@ -66,6 +68,7 @@ EXAMPLES = """examples:
   python bench/load overhead
   python bench/load overhead --rounds 2 --seconds 2 --streams 8
   python bench/load telemetry --rounds 10
+  python bench/load exposition
   python bench/load poisson --rate 1350 --target 50ms
   python bench/load agreement --seeds 5
   python bench/load prefetch --rounds 5
@@ -194,6 +197,7 @@ def parser() -> argparse.ArgumentParser:
         (prefetch, "what the device waits for between two batches", [own]),
         (pipelining, "what a device serves that copies one batch and computes another", [own]),
         (telemetry, "what metrics, the live page and tracing cost", [shared, own]),
+        (exposition, "size and time of a scrape of many models", []),
         (transports, "processor time of a request with either transport", []),
         (isolation, "what a child process costs beside a thread", []),
         (attack, "what hostile callers take from others, and from the process", [own]),
@@ -207,7 +211,10 @@ def parser() -> argparse.ArgumentParser:
         name = module.__name__
         command = commands.add_parser(
             name,
-            parents=[*parents, *([] if module in {soak, telemetry} else [quiet.options()])],
+            parents=[
+                *parents,
+                *([] if module in {exposition, soak, telemetry} else [quiet.options()]),
+            ],
             formatter_class=formatter,
             help=what,
             description=module.__doc__,
