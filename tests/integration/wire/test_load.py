@@ -4,6 +4,8 @@ import asyncio
 import base64
 import contextlib
 import json
+import re
+from pathlib import Path
 
 import grpc
 import h2.connection
@@ -238,6 +240,24 @@ async def test_watchers_get_a_last_report_as_the_server_stops(server):
         await metrics.read()
         assert await metrics.read() is aio.EOF
         await closing
+
+
+async def test_the_example_of_the_page_runs(server, capsys, eventually):
+    application, _ = server
+    page = (Path(__file__).parents[3] / "docs" / "calling.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n([^`]*LOAD_REPORTS[^`]*?)asyncio\.run[^`]*```", page)
+    names = {}
+    exec(example, names)
+    watching = asyncio.create_task(names["watch"](application.grpc.addresses[0]))
+    printed = []
+
+    def said_all():
+        printed.extend(capsys.readouterr().out.splitlines())
+        return watching.done() or len(printed) > 1
+
+    await eventually(said_all)
+    watching.cancel()
+    assert printed[:2] == ["replica-7 True", "not known yet"]
 
 
 async def test_core_metrics_come_at_once_and_in_the_shortest_interval(server):
