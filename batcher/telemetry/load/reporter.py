@@ -18,6 +18,10 @@ REPORT_INTERVAL_NS: Final = 100 * MILLISECOND
 autoscalers act on seconds, so a longer interval would only make ages coarser; at half of it, many askers
 would cost twice as much of the event loop."""
 
+PAUSE_RATIO: Final = 20
+"""A report serves for at least this many times as long as the processor took for it, which with hundreds of models is
+longer than the interval: reports take a twentieth of the event loop's time at most. At 14 it is a fourteenth."""
+
 LATEST_NS: Final = SECOND
 """The most that a report from `latest` is old: as balancers weigh servers anew once a second, by default."""
 
@@ -36,41 +40,47 @@ class LoadReporter:
         *,
         clock: Clock = monotonic_ns,
         epoch_clock: Clock = time.time_ns,
+        cost_clock: Clock = time.thread_time_ns,
     ) -> None:
         self.sources = sources
         self._identity = identity
         self._clock = clock
         self._epoch_clock = epoch_clock
+        self._cost_clock = cost_clock
         self._started_ns = clock()
         self._last: LoadReport | None = None
         self._last_ns = 0
         """When the last one was begun."""
         self._health = self._last_health = 0
         """How often the server's health has changed, and had when the last report was begun."""
+        self._interval_ns = REPORT_INTERVAL_NS
+        """For how long the last report serves."""
         self._computing: tuple[asyncio.Task[LoadReport], int, int] | None = None
         """A computation in slices, when it was begun, and how often health had changed before it."""
 
     async def current(self) -> LoadReport:
-        """The report of this moment, or one that is at most `REPORT_INTERVAL_NS` old.
+        """The report of this moment, or one that is at most `REPORT_INTERVAL_NS` old (see `PAUSE_RATIO`).
 
         It is computed in slices, once for all who wait for it.
         """
-        last = self._fresh(REPORT_INTERVAL_NS)
+        last = self._fresh(self._interval_ns)
         return last if last is not None else await asyncio.shield(self._begun())
 
     def report(self) -> LoadReport:
         """The same for one who cannot wait: computed in one go, about 40 µs a model."""
-        last = self._fresh(REPORT_INTERVAL_NS)
+        last = self._fresh(self._interval_ns)
         if last is not None:
             return last
-        return [each for each in self._slices() if each is not None][-1]
+        *_, report = self._slices()
+        assert report is not None  # noqa: S101 - the last slice is a report
+        return report
 
     def latest(self) -> LoadReport:
         """A report at once: one that is at most `LATEST_NS` old, while a newer one is computed for later."""
-        last = self._fresh(LATEST_NS)
+        last = self._fresh(max(LATEST_NS, self._interval_ns))
         if last is None:
             return self.report()
-        if self._fresh(REPORT_INTERVAL_NS) is None:
+        if self._fresh(self._interval_ns) is None:
             self._begun()
         return last
 
@@ -89,7 +99,7 @@ class LoadReporter:
         now_ns = self._clock()
         if self._computing is not None:
             task, began_ns, health = self._computing
-            recent = now_ns - began_ns < REPORT_INTERVAL_NS and health == self._health
+            recent = now_ns - began_ns < self._interval_ns and health == self._health
             if recent and not task.done():
                 return task
         task = asyncio.create_task(self._in_slices(), name="load-report")
@@ -108,9 +118,12 @@ class LoadReporter:
     def _slices(self) -> Iterator[LoadReport | None]:
         """None after each slice, and last the report."""
         sources, began_ns, health = self.sources, self._clock(), self._health
+        took_ns, slice_ns = 0, self._cost_clock()
         timestamp_s = self._epoch_clock() / SECOND
         observation = sources.observe()
+        took_ns += self._cost_clock() - slice_ns
         yield None
+        slice_ns = self._cost_clock()
         slices = Slices(sources, observation, began_ns)
         replica = ReplicaLoad(
             replica=self._identity.replica,
@@ -126,7 +139,10 @@ class LoadReporter:
         )
         devices = slices.devices()
         for _ in slices.compute_models():
+            took_ns += self._cost_clock() - slice_ns
             yield None
+            slice_ns = self._cost_clock()
+        took_ns += self._cost_clock() - slice_ns
         last = self._last
         if last is not None and self._last_ns > began_ns:
             yield last  # another one was begun later, and computed in one go
@@ -134,4 +150,5 @@ class LoadReporter:
         number = 1 if last is None else last.number + 1
         self._last = LoadReport(number, timestamp_s, replica, tuple(slices.models), devices)
         self._last_ns, self._last_health = began_ns, health
+        self._interval_ns = max(REPORT_INTERVAL_NS, PAUSE_RATIO * took_ns)
         yield self._last

@@ -81,5 +81,9 @@ def sources(telemetry, scheduler):
 @pytest.fixture
 def reporter(sources, clock):
     return LoadReporter(
-        Identity("pod-1", "s1"), sources, clock=clock, epoch_clock=lambda: 5 * SECOND + clock()
+        Identity("pod-1", "s1"),
+        sources,
+        clock=clock,
+        epoch_clock=lambda: 5 * SECOND + clock(),
+        cost_clock=clock,
     )

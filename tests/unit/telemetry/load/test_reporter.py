@@ -226,3 +226,18 @@ async def test_a_computation_that_fails_is_begun_anew(reporter, scheduler, sourc
         await reporter.current()
     sources.observe = scheduler.observe
     assert (await reporter.current()).number == 2
+
+
+def test_a_report_that_takes_long_serves_for_longer(reporter, scheduler, sources, clock):
+    """Of 20 ms that computing takes, the event loop has 400 ms for other things."""
+
+    def observe():
+        clock.advance(20 * MILLISECOND)
+        return scheduler.observe()
+
+    sources.observe = observe
+    first = reporter.report()
+    clock.advance(379 * MILLISECOND)
+    assert reporter.report() is first
+    clock.advance(1 * MILLISECOND)
+    assert reporter.report().number == 2
