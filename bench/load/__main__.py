@@ -213,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
             name,
             parents=[
                 *parents,
-                *([] if module in {exposition, soak, telemetry} else [quiet.options()]),
+                *([] if module in {exposition, signals, soak, telemetry} else [quiet.options()]),
             ],
             formatter_class=formatter,
             help=what,
