@@ -58,7 +58,6 @@ def scenes() -> dict[str, Steps]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--only", choices=tuple(scenes()), help="one scene")
-    parser.add_argument("--repeats", type=int, default=3, help="times that a late load is repeated")
     parser.add_argument(
         "--output", type=Path, default=machine.RESULTS / "signals.json", help="where figures go"
     )
@@ -86,7 +85,7 @@ def measure(name: str, steps: Steps, options: argparse.Namespace) -> dict[str, A
     judged = world.late_ms <= LATEST_MS
     levels = [each.figures() for each in steps.seen(world)]
     wrong = untruths(world, [family.name for family in FAMILIES])
-    print(f"{name}: {len(world.requests)} requests, {len(world.scrapes)} scrapes")
+    print(f"{name}: {len(world.requests)} requests, {len(world.scrapes)} scrapes", flush=True)
     for each in levels:
         each["ok"] = each["ok"] if judged else late
         print(

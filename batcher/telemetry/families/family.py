@@ -39,7 +39,7 @@ SHARED: Final[Mapping[str, Values]] = {
         "configured versions, and names of folders in the model repository", bound="models"
     ),
     "device": Values("configured names: `models[].device`", bound="devices of one model"),
-    "instance": Values(
+    "number": Values(
         "numbers from 0 to `models[].instances` - 1; a replacement has the number of the "
         "instance that was lost",
         bound="instances of one model",

@@ -58,7 +58,7 @@ INSTANCE_STATE = Family(
     "batcher_instance_state",
     "gauge",
     "",
-    (*MODEL, "instance", "state"),
+    (*MODEL, "number", "state"),
     "1 for the state that the instance with this number is in, 0 for the others: loading, up, unhealthy (it "
     "runs batches, but is not well), restarting (it was lost, and a replacement is loaded, or will be after a "
     "pause), failed (it was lost, and stays down), stopped.",

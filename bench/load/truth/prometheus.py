@@ -62,9 +62,6 @@ class Prometheus:
             labels = each["metric"]
             name = labels.pop("__name__")
             labels.pop("job"), labels.pop("instance")
-            if "exported_instance" in labels:
-                # What Prometheus makes of a label that it gives the target itself.
-                labels["instance"] = labels.pop("exported_instance")
             series.setdefault(name, {})[frozenset(labels.items())] = [
                 Sample(round(at * 1e3) * 1_000_000 - offset_ns, float(value))
                 for at, value in each["values"]

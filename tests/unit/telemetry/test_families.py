@@ -135,3 +135,8 @@ def test_names_are_prometheus_names_in_base_units(family):
 @pytest.mark.parametrize("word", [*Outcome, *filter(None, Reason), *AdmissionReason, *Stage])
 def test_the_document_explains_every_label_value(word):
     assert f"`{word}`" in DOCUMENT.read_text()
+
+
+def test_no_label_is_one_that_prometheus_gives_each_target():
+    """It would call ours `exported_instance`."""
+    assert not [each.name for each in FAMILIES if {"instance", "job"} & set(each.labels)]

@@ -117,11 +117,11 @@ def _is_up(world: World, scrape: Scrape) -> Span:
 def instance_state(world: World) -> Iterator[str]:
     name = "batcher_instance_state"
     for model, section in world.models.items():
-        numbers = {dict(labels)["instance"] for labels in world.found(name, model=model)}
+        numbers = {dict(labels)["number"] for labels in world.found(name, model=model)}
         if len(numbers) != section.get("instances", 1):
             yield f"{model}: instances {sorted(numbers)}"
         for number in sorted(numbers):
-            labels = {"model": model, "instance": number}
+            labels = {"model": model, "number": number}
             if section.get("instances", 1) == 1:
                 yield from every(
                     world, name, lambda scrape: _is_up(world, scrape), state="up", **labels
