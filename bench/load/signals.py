@@ -58,6 +58,7 @@ def scenes() -> dict[str, Steps]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--only", choices=tuple(scenes()), help="one scene")
+    parser.add_argument("--repeats", type=int, default=3, help="times that a late load is repeated")
     parser.add_argument(
         "--output", type=Path, default=machine.RESULTS / "signals.json", help="where figures go"
     )
