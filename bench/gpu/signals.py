@@ -176,9 +176,9 @@ def measure(server: ServerProcess, options: argparse.Namespace) -> bool:
         time.sleep(0.25)
     rows = compare(smi, ours)
     for row in rows:
-        verdict = "ok" if row.right else "DIFFERS"
+        judged = "ok" if row.right else "DIFFERS"
         print(
-            f"  {row.name:<24}{shown(row.smi):>12}{shown(row.ours):>12}{row.may_differ:>10.1f}  {verdict}"
+            f"  {row.name:<24}{shown(row.smi):>12}{shown(row.ours):>12}{row.may_differ:>10.1f}  {judged}"
         )
     for name, sample in SHOWN:
         value = mean(ours, sample)

@@ -93,7 +93,7 @@ async def test_viewers_are_bounded(feed):
     assert feed.enter()
 
 
-async def test_a_feed_that_is_closed_ends_all_and_takes_nobody_in(feed):
+async def test_a_feed_that_is_closed_ends_all_and_takes_none_in(feed):
     waiting = asyncio.create_task(feed.following())
     await asyncio.sleep(0)
     feed.close()
