@@ -122,6 +122,34 @@ class TestByCall:
         again = await tune.UpdateSettings(update(sections))
         assert (again.generation, list(again.changes)) == (2, [])
 
+    async def test_tenants_that_are_named_now_are_counted_from_now_on(
+        self, served, tune, data, request_of
+    ):
+        def counts():
+            return {
+                sample.labels["tenant"]: sample.value
+                for metric in served.application.registry.collect()
+                if metric.name == "batcher_tenant_requests"
+                for sample in metric.samples
+                if sample.labels["outcome"] == "ok"
+            }
+
+        async def ask(tenant):
+            metadata = (("x-batcher-tenant", tenant),)
+            await data.ModelInfer(request_of(), metadata=metadata, timeout=WAIT_S)
+
+        await ask("gold")
+        assert counts() == {}
+        await tune.UpdateSettings(update({"queue.tenants": "{gold: 4}"}))
+        for tenant in ("gold", "silver", "gold"):
+            await ask(tenant)
+        assert counts() == {"gold": 2, "other": 1}
+        await tune.UpdateSettings(update({"queue.tenants": "{gold: 4, silver: 1}"}))
+        await ask("silver")
+        assert counts() == {"gold": 2, "silver": 1, "other": 1}
+        error = await refusal(tune.UpdateSettings(update({"queue.tenants": "{other: 4}"})))
+        assert (error.code(), "another name" in error.details()) == (INVALID, True)
+
     async def test_validating_changes_nothing(self, served, tune):
         answer = await tune.UpdateSettings(update({"queue.max_rows": "7"}, validate_only=True))
         assert (answer.generation, answer.changes[0].new) == (1, "7")
