@@ -44,6 +44,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     ),
     # uvloop: its processes for inference ask for a current event loop, which later ones do not make.
     "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),
+    # Drives Debian's Chromium; a browser of its own is not downloaded.
+    "playwright": ("playwright>=1.49",),
     "kserve": ("kserve==0.21.0",),
     "ray-serve": ("ray[serve]==2.60.0", "numpy"),
     "bentoml": ("bentoml==1.4.40", "numpy"),

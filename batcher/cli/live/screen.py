@@ -22,6 +22,9 @@ WIDE: Final = 150
 NARROW: Final = 72
 """Columns from which on there are plots, and below which a model takes three lines."""
 
+MOST_TARGETS: Final = 4
+"""Times the target that is the highest block of a plot; what is higher looks the same, and is red."""
+
 STALE_S: Final = 3.0
 """Seconds without an event after which the screen says so."""
 
@@ -209,6 +212,8 @@ def _history(state: LiveState, model: Mapping[str, Any], width: int) -> Text:
 
     ages, target = state.ages(model), model["target_s"]
     highest = max([target or 0, *(age for age in ages if age is not None)], default=0)
+    if target:  # one spike must not press everything else to the floor
+        highest = min(highest, MOST_TARGETS * target)
     plot = Text("  ")
     size = _plot(width)
     whole = blocks(ages, size, highest)

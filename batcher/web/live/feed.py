@@ -55,7 +55,8 @@ class Feed:
         """Whether the last sample or event failed: only the first of several is logged."""
 
     async def run(self) -> NoReturn:
-        """Sample every second, until cancelled."""
+        """Sample now and every second, until cancelled."""
+        self.sample()  # what changes within the first second is a change, too
         due_s = self._time()
         while True:
             due_s = max(due_s + INTERVAL_S, self._time())

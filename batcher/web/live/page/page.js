@@ -24,8 +24,9 @@ class Row {
     this.tr = document.createElement("tr");
     const head = element("th", "", this.tr);
     head.scope = "row";
-    element("span", "mark", head).setAttribute("aria-hidden", "true");
-    this.name = element("span", "name", head);
+    const title = element("div", "head", head);
+    element("span", "mark", title).setAttribute("aria-hidden", "true");
+    this.name = element("span", "name", title);
     this.state = element("div", "note", head);
 
     const age = this.cell("age", "queue age, five minutes");
@@ -72,7 +73,9 @@ class Row {
   show(model, history) {
     this.tr.dataset.level = model.level;
     this.tr.dataset.model = model.name;
+    this.tr.classList.toggle("blank", model.age_s === null && !model.recent);
     set(this.name, model.label);
+    this.name.title = model.label; // a very long one is cut
     const said = model.problems.length ? model.problems.join("; ") : model.state;
     set(this.state, model.level === "ok" ? said : `${model.level}: ${said}`);
     this.showAge(model, history);
@@ -347,7 +350,11 @@ function take(part) {
     const colon = line.indexOf(": ");
     if (colon > 0) fields[line.slice(0, colon)] = line.slice(colon + 2);
   }
-  if (fields.data) show(JSON.parse(fields.data), Number(fields.id));
+  try {
+    if (fields.data) show(JSON.parse(fields.data), Number(fields.id));
+  } catch (error) {
+    console.error("an event cannot be shown:", error); // the next one may be
+  }
 }
 
 async function keepReading() {

@@ -2,6 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const HISTORY = 300;
+const MOST_TARGETS = 4;
 let clips = 0;
 
 function shape(name, attributes, parent) {
@@ -30,8 +31,10 @@ class Course {
 
   /** `bad`: what is drawn in the color of what is wrong. Without it, that is what is above the target. */
   draw(values, target, label, bad) {
-    const highest = Math.max(...values.filter((value) => value !== null), target ? target * 1.3 : 0, 1e-9);
-    const top = (value) => this.height - (value / highest) * this.height;
+    let highest = Math.max(...values.filter((value) => value !== null), target ? target * 1.3 : 0, 1e-9);
+    // One spike must not press everything else to the floor: what is higher is cut, and red to the top.
+    if (target) highest = Math.min(highest, target * MOST_TARGETS);
+    const top = (value) => this.height - Math.min(1, value / highest) * this.height;
     const { area, curve } = paths(values, top, this.height);
     this.area.setAttribute("d", area);
     this.curve.setAttribute("d", curve);
