@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 from batcher.core.devices.fleet import Fleet
+from batcher.core.devices.instances import Instance
+from batcher.core.events import Shapes
 from batcher.core.model import Model
 from batcher.core.observation import DeviceObservation
 from batcher.core.record import record
-from batcher.core.scale.capacity import RowCosts
+from batcher.core.scale.capacity import Flow, flow, times_served
+from batcher.core.times import LATELY_NS
+
+MOST_FLOWS: Final = 8
+"""Buckets of a model that are told apart, those that cost most. The others count as more of these."""
+
+SECOND_NS: Final = 1e9
 
 
 @record
@@ -21,69 +31,160 @@ class ModelLoad:
     device_loads: tuple[tuple[str, float], ...] = ()
 
 
-UNKNOWN = ModelLoad()
+@record
+class Offer:
+    """What is offered to one model now: its flows, and the part of the highest rate that can be served in time.
+
+    The first of `flows` has a rate although nothing is offered where `rows` is 0.
+    """
+
+    rows: float
+    flows: tuple[Flow, ...]
+    part: float
 
 
 def loads(
     models: Mapping[str, Model], fleet: Fleet, now_ns: int
 ) -> tuple[dict[str, ModelLoad], tuple[DeviceObservation, ...], float | None]:
     """The load of every model, that of every device, and the highest of a device."""
-    own = {name: _slots(fleet, name) for name in models}
+    own = {name: _slots(fleet, name, now_ns) for name in models}
     devices: dict[str, int] = {}
-    for slots in own.values():
-        for device, number in slots.items():
+    for of_model in own.values():
+        for device, number in of_model.items():
             devices[device] = devices.get(device, 0) + number
     devices = {d: min(n, fleet.device_limits.get(d, n)) for d, n in devices.items()}
-    found = {name: _load(model, own[name], devices, now_ns) for name, model in models.items()}
-    observed = tuple(
-        DeviceObservation(device, slots, _device_load(device, found, own))
-        for device, slots in devices.items()
-    )
+    offers = {name: _offer(model, own[name], now_ns) for name, model in models.items()}
+    found = {name: _model_load(offers[name], own[name]) for name in models}
+    observed: list[DeviceObservation] = []
+    parts: dict[str, list[tuple[str, float]]] = {name: [] for name in models}
+    for device, slots in devices.items():
+        there = {name: each[device] for name, each in own.items() if device in each}
+        load = _device_load(device, slots, there, own, offers, parts)
+        if load is not None:
+            # No less than a model needs that has fewer slots than the device.
+            load = max([load, *[alone for name in there if (alone := found[name].load)]])
+        observed.append(DeviceObservation(device, slots, load))
+    found = {name: replace(each, device_loads=tuple(parts[name])) for name, each in found.items()}
     known = [each.load for each in observed if each.load is not None]
     highest = max(known, default=None)
-    blind = any(load.load is None for load in found.values()) or len(known) < len(observed)
+    blind = len(known) < len(observed) or any(each.load is None for each in found.values())
     if highest is not None and blind and highest <= 1.0:
         highest = None
-    return found, observed, highest
+    return found, tuple(observed), highest
 
 
-def _slots(fleet: Fleet, name: str) -> dict[str, int]:
+def _slots(fleet: Fleet, name: str, now_ns: int) -> dict[str, int]:
     """Device -> how many batches the model's instances run there at once, of those that take batches."""
     slots: dict[str, int] = {}
     for instance in fleet.by_model.get(name, ()):
-        if not instance.draining:
+        if not instance.draining and not _hangs(instance, fleet, now_ns):
             device = instance.up.device
             slots[device] = slots.get(device, 0) + instance.up.max_in_flight
     return {d: min(n, fleet.device_limits.get(d, n)) for d, n in slots.items()}
 
 
-def _load(
-    model: Model, own: Mapping[str, int], devices: Mapping[str, int], now_ns: int
-) -> ModelLoad:
-    costs = RowCosts(model.times, model.settings)
-    rows_per_ns = model.offered.rate(now_ns, lambda rows: sum(rows.values()))
-    if rows_per_ns is None:
-        return UNKNOWN
-    offered = rows_per_ns * 1e9
-    slots = sum(own.values())
-    if not costs or not slots:
-        return ModelLoad(offered)
-    work = model.offered.rate(now_ns, costs.cost_ns) or 0.0
-    row_ns = work / rows_per_ns if rows_per_ns else costs.usual_ns
+def _hangs(instance: Instance, fleet: Fleet, now_ns: int) -> bool:
+    """Whether a batch of it takes twice as long as expected and a second more, and is not over."""
+    for batch_id in instance.batches:
+        batch = fleet.batches[batch_id]
+        expected_ns = batch.expected_end_ns - batch.dispatched_ns
+        if expected_ns > 0 and now_ns - batch.dispatched_ns > 2 * expected_ns + LATELY_NS:
+            return True
+    return False
+
+
+def _offer(model: Model, own: Mapping[str, int], now_ns: int) -> Offer | None:
+    """What is offered to a model; `rows` alone where nothing is known of its batches, None in the first second."""
+    settings, offered = model.settings, model.offered
+    known = {bucket: times for bucket, times in model.times.items() if times}
+    usual = next(reversed(known), None)
+
+    def cost_ns(rows: Mapping[Shapes, float]) -> float:
+        return sum([each * _full_row_ns(model, bucket, usual) for bucket, each in rows.items()])
+
+    rates = offered.lately(now_ns, cost_ns)
+    if rates is None:
+        return None
+    rows = sum(rates.values())
+    if usual is None or not own:
+        return Offer(rows, (), 1.0)
+    by_bucket: dict[Shapes, float] = {}
+    for bucket, rate in rates.items():
+        at = bucket if bucket in known else usual
+        by_bucket[at] = by_bucket.get(at, 0.0) + rate
+    heaviest = sorted(by_bucket, key=lambda bucket: -cost_ns({bucket: by_bucket[bucket]}))
+    heaviest = heaviest[:MOST_FLOWS]
+    more = (
+        cost_ns(by_bucket) / cost_ns({bucket: by_bucket[bucket] for bucket in heaviest})
+        if rows
+        else 1.0
+    )
+    flows = [
+        flow(by_bucket[bucket] * more, known[bucket], settings, offered.mean_rows)
+        for bucket in heaviest
+    ]
+    part, evenness = 1.0, offered.evenness
+    if settings.target_ns is not None and evenness.block_rows:
+        part = evenness.part()
+    if not flows:
+        flows = [flow(1.0 / SECOND_NS, known[usual], settings, offered.mean_rows)]
+    return Offer(rows, tuple(flows), part)
+
+
+def _full_row_ns(model: Model, bucket: Shapes, usual: Shapes | None) -> float:
+    """What a row costs in the largest batch, to compare buckets; 1 while nothing is known."""
+    times = model.times.get(bucket) or (None if usual is None else model.times[usual])
+    return times.curve[-1] / (len(times.curve) - 1) if times else 1.0
+
+
+def _model_load(offer: Offer | None, own: Mapping[str, int]) -> ModelLoad:
+    """The load of a model that has the slots of its instances to itself."""
+    if offer is None:
+        return ModelLoad()
+    if not offer.flows:
+        return ModelLoad(offer.rows * SECOND_NS)
+    times = times_served(offer.flows, sum(own.values())) * offer.part
+    rate = sum([each.rate for each in offer.flows])
     return ModelLoad(
-        offered,
-        slots / row_ns * 1e9,
-        work / slots,
-        tuple((device, work * number / slots / devices[device]) for device, number in own.items()),
+        offer.rows * SECOND_NS, rate * times * SECOND_NS, 1.0 / times if offer.rows else 0.0
     )
 
 
 def _device_load(
-    device: str, found: Mapping[str, ModelLoad], own: Mapping[str, Mapping[str, int]]
+    device: str,
+    slots: int,
+    there: Mapping[str, int],
+    own: Mapping[str, Mapping[str, int]],
+    offers: Mapping[str, Offer | None],
+    parts: Mapping[str, list[tuple[str, float]]],
 ) -> float | None:
-    """The sum of its models' loads, at least the highest of one model on the slots that it has there."""
-    models = [found[name] for name, slots in own.items() if device in slots]
-    if any(each.load is None for each in models):
-        return None
-    total = sum([dict(each.device_loads)[device] for each in models])
-    return max([total, *[each.load for each in models if each.load is not None]])
+    """The load of a device, and the part of each model in it, which goes to `parts`."""
+    flows: dict[str, Sequence[Flow]] = {}
+    for name, number in there.items():
+        offer = offers[name]
+        if offer is None or not offer.flows:
+            return None
+        share = number / sum(own[name].values())
+        if offer.rows:
+            flows[name] = [_times(each, share) for each in offer.flows]
+    every = [each for of_model in flows.values() for each in of_model]
+    work: dict[str, float] = dict.fromkeys(there, 0.0)
+    load = 0.0
+    if every:
+        times = times_served(every, slots)
+        for name, of_model in flows.items():
+            work[name] = sum([each.rate * each.row_ns(times) for each in of_model])
+        total = sum(work.values())
+        part = sum([work[name] * offer.part for name in flows if (offer := offers[name])]) / total
+        load = 1.0 / (times * part)
+        work = {name: each / total for name, each in work.items()}
+    for name, each in work.items():
+        parts[name].append((device, each * load))
+    return load
+
+
+def _times(of: Flow, share: float) -> Flow:
+    """A flow with a part of its rate."""
+    if share == 1.0:
+        return of
+    return Flow(of.rate * share, of.curve, of.alone, of.least, of.target_ns)

@@ -17,6 +17,7 @@ from batcher.core.queueing.padding import Buckets, volume
 from batcher.core.queueing.queue import ModelQueue
 from batcher.core.queueing.ranks import LATE, default_rank, rank_of
 from batcher.core.queueing.tenants import TenantShares
+from batcher.core.scale.capacity import flow, times_served
 from batcher.core.scale.offered import Offered
 from batcher.core.service_time.handling import Handling
 from batcher.core.settings import ModelSettings
@@ -296,10 +297,22 @@ class Model:
             beyond_ns = took_ns + times.handling_ns - times.curve[batch.rows]
             self.handling.observe_sending(beyond_ns, now_ns, early=early)
 
-    def refresh(self, now_ns: int) -> None:
-        """Forget what is too old to say anything of now. Called about once a second."""
+    def refresh(self, now_ns: int, slots: int) -> None:
+        """Forget what is too old to say anything of now. Called about once a second.
+
+        `slots`: how many batches its instances run at once.
+        """
+        self.offered.evenness.fold(self._block_rows(slots), now_ns)
         self.handling.forget(now_ns)
         self.times.refresh(self.handling, now_ns)
+
+    def _block_rows(self, slots: int) -> int:
+        """Rows that its instances can serve within the target, as a block of arrivals; 0 while unknown."""
+        times, target_ns = next(reversed(self.times.values()), None), self.target_ns
+        if not times or target_ns is None:
+            return 0
+        whole = [flow(1.0, times, self.settings, self.offered.mean_rows)]
+        return max(2, round(times_served(whole, slots) * target_ns))
 
     def capacity(self, slots: int) -> float:
         """Rows a nanosecond that `slots` can serve inside the target, of its part of a shared device."""

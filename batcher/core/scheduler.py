@@ -59,7 +59,7 @@ class Scheduler:
             # Predictions are as of now, to a second: they forget also while nothing runs.
             self._refresh_ns = (now_ns // LATELY_NS + 1) * LATELY_NS
             for model in self.models.values():
-                model.refresh(now_ns)
+                model.refresh(now_ns, self.fleet.slots(model.name))
         self.now_ns = contents.now_ns = now_ns
         if contents.raise_at_ns <= now_ns:
             raise_ceilings(contents)

@@ -29,6 +29,7 @@ REQUESTS = {
     "stalls": 6_000,
     "loops": 6_000,
     "pipelining": 10_000,
+    "scale": 12_000,
     "sizes": 4_000,
 }
 """Requests of each run, where they are not 30,000."""
@@ -38,6 +39,7 @@ TABLES = (
     "pipelining",
     "bursts",
     "loops",
+    "scale",
     "sizes",
     "stalls",
     "recovery",

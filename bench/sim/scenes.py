@@ -26,6 +26,7 @@ import neighbors
 import numpy as np
 import pipelining
 import recovery
+import scale
 import sizes
 import stalls
 import unknowable
@@ -275,7 +276,7 @@ SCENES = {
         *(overload, closed, utilization, instances, traces, speed),
         neighbors.neighbors,
         groups.groups,
-        *(lengths.lengths, sizes.sizes, pipelining.pipelining),
+        *(lengths.lengths, sizes.sizes, pipelining.pipelining, scale.scale),
         compare.compare,
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,

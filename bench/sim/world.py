@@ -25,7 +25,7 @@ from batcher.core.events import (
     Shapes,
 )
 from batcher.core.scheduler import Scheduler
-from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
+from batcher.core.settings import Adaptive, ModelSettings, PaddedAxis, QueueLimits
 from batcher.journal.fingerprint import scheduler_fingerprint
 from batcher.simulation import Driver
 from batcher.simulation.engine.service_time import Curve, best_rate, from_table, linear
@@ -160,6 +160,18 @@ class Served:
     """Whether it has its profile's target, or none."""
     batch_sizes: tuple[int, ...] = ()
     """The sizes that its planner knows of."""
+    padding: tuple[PaddedAxis, ...] = ()
+    """Rows take the part of the profile's time that their padded length is of the longest."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that its rows are padded to; none without padding."""
+        return self.padding[0].buckets if self.padding else ()
+
+    def takes_ns(self, rows: int, shapes: Shapes) -> int:
+        """What a batch takes."""
+        took_ns = self.profile.curve[rows]
+        return took_ns * shapes[0][0] // self.lengths[-1] if self.padding else took_ns
 
 
 @dataclass
@@ -200,16 +212,17 @@ def play(
     device_limit: int | None = None,
     seed: int = 0,
     stalls: Stalls | None = None,
+    watch: Callable[[Scheduler, int], None] | None = None,
 ) -> Played:
     """Run the production scheduler through the streams, under virtual time.
 
-    With `stalls`, instances run on a thread of their own and may have a prefetched batch.
+    With `stalls`, instances run on a thread of their own and may have a prefetched batch. `watch` gets the
+    scheduler before each step that gave commands is carried out.
     """
     factories = {name: served.policy.factory for name, served in models.items()}
     factory = next(iter(factories.values()))
     scheduler = Scheduler(factory)
     draw = np.random.default_rng([seed, 7])
-    curves = {name: served.profile.curve for name, served in models.items()}
     busy_ns = 0
     one_row = all(stream.rows == 1 for stream in streams)
 
@@ -218,7 +231,7 @@ def play(
         rows = len(dispatch.parts)
         if not one_row:
             rows = sum([part.stop - part.start for part in dispatch.parts])
-        took_ns = curves[dispatch.model][rows]
+        took_ns = models[dispatch.model].takes_ns(rows, dispatch.bucket)
         if noise:
             took_ns = round(took_ns * draw.uniform(1 - noise, 1 + noise))
         if slow is not None and slow[0] <= scheduler.now_ns < slow[1]:
@@ -235,6 +248,8 @@ def play(
     ended_ns = np.zeros(len(order), np.int64)
 
     def observe(now_ns: int, commands: list[Command]) -> None:
+        if watch is not None:
+            watch(scheduler, now_ns)
         for command in commands:
             if type(command) is Settle:
                 ids = list(command.ids)
@@ -298,17 +313,26 @@ def _begin(
         target_ns = served.profile.target_ns if served.aims else None
         policy = Adaptive(limit_ns=default_limit_ns(target_ns))
         asked = ModelSettings(
-            len(curve) - 1, policy, served.limits, target_ns, batch_sizes=served.batch_sizes
+            len(curve) - 1,
+            policy,
+            served.limits,
+            target_ns,
+            served.padding,
+            batch_sizes=served.batch_sizes,
         )
         settings = served.policy.settings(asked)
         yield ModelConfigured(name, settings)
-        profile = (
-            ()
-            if served.cold
-            else tuple((rows, curve[rows]) for rows in WARMUP if rows < len(curve))
-        )
+        sizes = [rows for rows in WARMUP if rows < len(curve)]
+        shapes: list[Shapes] = [((length,),) for length in served.lengths] or [()]
+        profiles = [
+            (each, () if served.cold else tuple((b, served.takes_ns(b, each)) for b in sizes))
+            for each in shapes
+        ]
+        profile, buckets = ((), tuple(profiles)) if served.padding else (profiles[0][1], ())
         for number in range(served.instances):
             device = served.device or f"{name}{number}"
             if served.device and device_limit is not None:
                 yield DeviceConfigured(device, device_limit)
-            yield InstanceUp(f"{name}#{number}", 1, name, device, 1, profile, prefetches=prefetches)
+            yield InstanceUp(
+                f"{name}#{number}", 1, name, device, 1, profile, buckets, prefetches=prefetches
+            )

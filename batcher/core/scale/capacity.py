@@ -1,48 +1,102 @@
-"""What an instance can serve inside the target: the time of a slot that one row costs at that rate."""
+"""How many times the work that is offered a device could serve inside the targets.
+
+Flows share the slots of a device: the rows of one bucket of one model each. A request that comes just after
+a batch of its flow began waits for the next one, and then takes as long as that. So where a flow's batches
+have `b` rows and begin every `b / rate`, all are in time if
+
+    b / rate + T(b) <= target
+
+Larger batches cost less for each row, so they are as large as that allows. The slots can do so much more of this as
+leaves them busy all the time: where `s` times as much is offered, and each flow has the largest such batches
+at that rate, `rate * T(b) / b` sums up to the number of slots.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
-from batcher.core.bucket_times import BucketTimes
-from batcher.core.events import Shapes
+from batcher.core.record import record
 from batcher.core.service_time.estimator import ServiceTimes
 from batcher.core.settings import ModelSettings, NoBatching
 
-WAITS: Final = 2.0
-"""A request that comes just after a batch began waits for that batch, and then takes as long itself."""
+STEPS: Final = 14
+"""Halvings of the range of `SPAN` in which the answer is looked for: to 0.1 %."""
+
+SPAN: Final = 1e6
+"""The range is from the load at the highest rate of all sizes down to a millionth of it."""
 
 
-def row_ns(times: ServiceTimes, settings: ModelSettings) -> float:
-    """The time of a slot that a row of a bucket costs, at the highest rate inside the target; 0.0 while unknown.
+@record
+class Flow:
+    """Rows that share batches: their rate in rows a nanosecond, what batches take, and by when they must end.
 
-    Where not even one row alone is inside the target, every request is late: then it is the rate of all sizes.
+    `curve` and `alone` are those of `ServiceTimes`, up to the largest batch; `least` has the least time of a row
+    in batches of at most so many rows.
     """
-    curve = times.curve
-    if not curve:
-        return 0.0
-    most = 1 if isinstance(settings.policy, NoBatching) else len(curve) - 1
-    if settings.target_ns is not None and times.alone[1] <= settings.target_ns:
-        most = min(most, max(1, bisect_right(times.alone, settings.target_ns / WAITS) - 1))
-    return min([curve[rows] / rows for rows in range(1, most + 1)])
+
+    rate: float
+    curve: Sequence[float]
+    alone: Sequence[float]
+    least: Sequence[float]
+    target_ns: float | None
+
+    def row_ns(self, times: float) -> float:
+        """What a row costs where `times` as much is offered."""
+        target_ns, alone = self.target_ns, self.alone
+        most = len(alone) - 1
+        if target_ns is None or alone[1] > target_ns:
+            return self.least[most]  # every request is late, so that the most is served
+        gap_ns = 1.0 / (self.rate * times)
+        low, high = 1, bisect_right(alone, target_ns) - 1
+        while low < high:
+            rows = (low + high + 1) // 2
+            if rows * gap_ns + alone[rows] <= target_ns:
+                low = rows
+            else:
+                high = rows - 1
+        least = self.least
+        if low == most or low * gap_ns + alone[low] > target_ns:
+            return least[low]
+        # Sizes are whole, but batches of two sizes take turns.
+        below, above = (each * gap_ns + alone[each] for each in (low, low + 1))
+        part = (target_ns - below) / (above - below)
+        return least[low] + part * (least[low + 1] - least[low])
 
 
-class RowCosts:
-    """What rows of one model cost, by bucket, as of now."""
+def flow(
+    rate: float, times: ServiceTimes, settings: ModelSettings, batches_of: float = 1.0
+) -> Flow:
+    """A flow of a model's rows at this rate. Where no requests share a batch, each has `batches_of` rows."""
+    curve, alone = times.curve, times.alone
+    if isinstance(settings.policy, NoBatching):
+        most = min(len(curve) - 1, max(1, round(batches_of)))
+        curve = [0.0, *[curve[most] * rows / most for rows in range(1, most + 1)]]
+        alone = [0.0, *[alone[most]] * most]
+    least, each_ns = [0.0], float("inf")
+    for rows in range(1, len(curve)):
+        each_ns = min(each_ns, curve[rows] / rows)
+        least.append(each_ns)
+    return Flow(rate, curve, alone, least, settings.target_ns)
 
-    def __init__(self, times: BucketTimes, settings: ModelSettings) -> None:
-        self._known = {bucket: row_ns(each, settings) for bucket, each in times.items() if each}
-        self.usual_ns = 0.0
-        """What a row costs of a bucket of which nothing is known."""
-        if self._known:
-            self.usual_ns = sum(self._known.values()) / len(self._known)
 
-    def __bool__(self) -> bool:
-        return bool(self._known)
+def times_served(flows: Sequence[Flow], slots: int) -> float:
+    """How many times as much as is offered these slots could serve, if it came evenly. Rates are above 0."""
+    best_ns = sum([each.rate * each.least[-1] for each in flows])
+    high = slots / best_ns
+    if _busy(flows, high) <= slots:
+        return high
+    low = high / SPAN
+    for _ in range(STEPS):
+        middle = (low * high) ** 0.5
+        if _busy(flows, middle) <= slots:
+            low = middle
+        else:
+            high = middle
+    return low
 
-    def cost_ns(self, rows: Mapping[Shapes, float]) -> float:
-        """The time of a slot that these rows take. Those of a bucket that never ran count as the others do."""
-        known, usual_ns = self._known, self.usual_ns
-        return sum([each * known.get(bucket, usual_ns) for bucket, each in rows.items()])
+
+def _busy(flows: Sequence[Flow], times: float) -> float:
+    """How many slots are busy on average where so many times as much is offered."""
+    return sum([each.rate * times * each.row_ns(times) for each in flows])

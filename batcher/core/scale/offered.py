@@ -20,6 +20,7 @@ from typing import Final
 
 from batcher.core.captured import Captured
 from batcher.core.events import Shapes
+from batcher.core.scale.arrivals import Evenness
 from batcher.core.times import LATELY_NS
 
 SLOT_NS: Final = LATELY_NS // 2
@@ -41,7 +42,16 @@ Rows = dict[Shapes, float]
 class Offered(Captured):
     """Rows that were offered to one model, by slot and bucket."""
 
-    __slots__ = ("ended", "ends_ns", "rows", "since_ns", "usual_rows")
+    __slots__ = (
+        "ended",
+        "ends_ns",
+        "evenness",
+        "mean_rows",
+        "requests",
+        "rows",
+        "since_ns",
+        "usual_rows",
+    )
 
     def __init__(self, now_ns: int = 0) -> None:
         self.rows: Rows = {}
@@ -50,26 +60,44 @@ class Offered(Captured):
         """When that slot ends: `next_slot` must be called before anything is counted after it."""
         self.since_ns = now_ns
         """Since when it is counted."""
+        self.requests = 0
+        """Requests of the slot that runs."""
+        self.mean_rows = 1.0
+        """Rows of a request, in the last slot that had any."""
+        self.evenness = Evenness()
         self.ended: deque[tuple[int, tuple[tuple[Shapes, float], ...]]] = deque()
         """Slots that have ended, without empty ones: their number, and their rows by bucket."""
         self.usual_rows: Rows = {}
         """Rows of all slots that have ended, each weighted by its age as of `ends_ns`."""
 
     def count(self, bucket: Shapes, rows: int, now_ns: int) -> None:
-        """Count rows that are offered now."""
+        """Count a request's rows, which are offered now."""
         if now_ns >= self.ends_ns:
             self.next_slot(now_ns)
-        counts = self.rows
-        if bucket in counts or len(counts) < MOST_BUCKETS:
-            counts[bucket] = counts.get(bucket, 0) + rows
+        counts, evenness = self.rows, self.evenness
+        if bucket in counts:
+            counts[bucket] += rows
         else:
-            counts[next(reversed(counts))] += rows
+            self._first_of(bucket, rows)
+        self.requests += 1
+        evenness.rows += rows
+        if evenness.rows >= evenness.block_rows > 0:
+            evenness.block(now_ns)
+
+    def _first_of(self, bucket: Shapes, rows: int) -> None:
+        """Count the first rows of a bucket in this slot."""
+        if len(self.rows) >= MOST_BUCKETS:
+            bucket = next(reversed(self.rows))
+        self.rows[bucket] = self.rows.get(bucket, 0.0) + rows
 
     def next_slot(self, now_ns: int) -> None:
         """End the slot that ran, and begin the one of now."""
         number = self.ends_ns // SLOT_NS - 1
         passed = now_ns // SLOT_NS - number
         rows, self.rows = self.rows, {}
+        if self.requests:
+            self.mean_rows = sum(rows.values()) / self.requests
+        self.requests = 0
         fade = _kept(passed)
         usual = {bucket: each * fade for bucket, each in self.usual_rows.items()}
         for bucket, each in rows.items():
@@ -83,36 +111,42 @@ class Offered(Captured):
                 self.ended.popleft()
         self.ends_ns = (number + passed + 1) * SLOT_NS
 
-    def rate(self, now_ns: int, cost: Callable[[Mapping[Shapes, float]], float]) -> float | None:
-        """What is offered now, by the `cost` of rows, for each nanosecond; None in the first second."""
-        first, now = self.since_ns // SLOT_NS, now_ns // SLOT_NS
-        if now_ns - self.since_ns < LATELY_NS:
+    def lately(self, now_ns: int, cost: Callable[[Mapping[Shapes, float]], float]) -> Rows | None:
+        """Rows that are offered for each nanosecond now, by bucket; None in the first second.
+
+        `cost` weighs the rows of several buckets.
+        """
+        span_ns = now_ns - max(self.since_ns, (now_ns // SLOT_NS - SLOTS + 1) * SLOT_NS)
+        if span_ns < LATELY_NS:
             return None
-        slots = self._slots(now, cost)
-        begin_ns = max(self.since_ns, (now - SLOTS + 1) * SLOT_NS)
-        total, span_ns = sum(slots), now_ns - begin_ns
-        recent = total / span_ns
-        steady = 0.0
+        first, now = self.since_ns // SLOT_NS, now_ns // SLOT_NS
+        slots, rows = self._slots(now)
+        costs = [cost(each) for each in slots]
+        total = sum(costs)
+        if not total:
+            return {}
+        part = 1.0
         if span_ns > 2 * LATELY_NS:
             # The slot that runs and the one before it are the last second, as far as it has passed.
-            pairs = [(slots[i] + slots[i + 1], LATELY_NS) for i in range(len(slots) - 2)]
-            pairs.append((slots[-2] + slots[-1], SLOT_NS + now_ns - now * SLOT_NS))
+            pairs = [(costs[i] + costs[i + 1], LATELY_NS) for i in range(len(costs) - 2)]
+            pairs.append((costs[-2] + costs[-1], SLOT_NS + now_ns - now * SLOT_NS))
             busiest, took_ns = max(pairs)
             steady = (total - busiest) / (span_ns - took_ns)
-        ended = now - first
-        weight = (1.0 - _kept(ended)) / (1.0 - _kept(1)) * _kept(1) if ended else 0.0
-        usual = recent
-        if weight and span_ns > 2 * LATELY_NS:
+            weight = (1.0 - _kept(now - first)) / (1.0 - _kept(1)) * _kept(1)
             usual = cost(self.usual_at(now)) / (weight * SLOT_NS)
-        return max(steady, min(recent, usual))
+            recent = total / span_ns
+            part = min(1.0, max(steady, min(recent, usual)) / recent)
+        return {bucket: each * part / span_ns for bucket, each in rows.items()}
 
-    def _slots(self, now: int, cost: Callable[[Mapping[Shapes, float]], float]) -> list[float]:
-        """The cost of the last slots, the one that runs last."""
-        found = dict.fromkeys(range(now - SLOTS + 1, now + 1), 0.0)
+    def _slots(self, now: int) -> tuple[list[Rows], Rows]:
+        """The rows of the last slots, the one that runs last, and those of all of them."""
+        found: dict[int, Rows] = {number: {} for number in range(now - SLOTS + 1, now + 1)}
+        every: Rows = {}
         for number, rows in (*self.ended, (self.ends_ns // SLOT_NS - 1, tuple(self.rows.items()))):
             if number in found:
-                found[number] += cost(dict(rows))
-        return list(found.values())
+                found[number] = dict(rows)
+                _add(every, found[number])
+        return list(found.values()), every
 
     def usual_at(self, now: int) -> Rows:
         """`usual_rows` as of the slot of now."""
@@ -133,6 +167,8 @@ class Offered(Captured):
     def take_over(self, other: Offered) -> None:
         """Count what was offered to `other` as offered to this model, which takes its place."""
         self.since_ns = min(self.since_ns, other.since_ns)
+        if other.evenness.seen > self.evenness.seen:
+            self.evenness = other.evenness
         later, earlier = (self, other) if self.ends_ns >= other.ends_ns else (other, self)
         earlier_rows = dict(earlier.rows)
         numbers: dict[int, Rows] = {}
