@@ -90,9 +90,17 @@ def _head(state: LiveState, width: int, now_s: float) -> Iterator[Text]:
 
 
 def _device(device: Mapping[str, Any]) -> str:
-    if "duty_cycle_ratio" not in device:
-        return ""
-    return f"{device['device']} busy {percent(device['duty_cycle_ratio'])}"
+    gpu = device.get("statistics", {})
+    known = [
+        f"busy {percent(device['duty_cycle_ratio'])}" if "duty_cycle_ratio" in device else "",
+        f"load {percent(device['load_ratio'])}" if "load_ratio" in device else "",
+        f"GPU {percent(gpu['utilization'])}" if "utilization" in gpu else "",
+        f"{gpu['memory_used'] / 2**30:.1f}GiB" if "memory_used" in gpu else "",
+        f"{gpu['temperature_c']:.0f}C" if "temperature_c" in gpu else "",
+        "FAILED" if gpu.get("failures") else "",
+    ]
+    said = " ".join(each for each in known if each)
+    return f"{device['device']}: {said}" if said else ""
 
 
 # A model is one line of fields, each as wide as its column.

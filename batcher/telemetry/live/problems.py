@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batcher.core.commands import Outcome
+from batcher.telemetry.devices.statistics import DeviceState
 from batcher.telemetry.live.changes import Severity
 from batcher.telemetry.live.window import Window
 from batcher.telemetry.load import DeviceLoad, LoadReport, ModelLoad, ReplicaLoad
@@ -66,10 +67,20 @@ def _why_unready(replica: ReplicaLoad) -> str:
 
 
 def of_device(device: DeviceLoad) -> Iterator[Problem]:
-    """What is wrong with a device."""
-    failure = getattr(device, "failure", "")
-    if failure:
-        yield Problem(Severity.CRITICAL, f"device {device.device}: {failure}")
+    """What is wrong with a device: that there are no statistics for want of a GPU or a driver is not."""
+    statistics = device.statistics
+    if statistics is None:
+        return
+    for why in statistics.failures.values():
+        yield Problem(Severity.CRITICAL, f"device {device.device} has failed: {why}")
+    if statistics.state in _UNREADABLE and not statistics.failures:
+        text = _with(
+            f"device {device.device} cannot be read, {statistics.state}", statistics.reason
+        )
+        yield Problem(Severity.WARNING, text)
+
+
+_UNREADABLE: Final = frozenset({DeviceState.HANGING, DeviceState.LOST, DeviceState.ERROR})
 
 
 def of_model(load: ModelLoad, window: Window | None) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from batcher.telemetry.live.changes import Changes, ModelStates, Severity, State
 from batcher.telemetry.live.problems import Problem, of_model, of_server, rank, worst
 from batcher.telemetry.live.sampler import Counted, ModelSample, Sampler
 from batcher.telemetry.live.window import BATCH_BOUNDS, WINDOW_S, Window
-from batcher.telemetry.load import LoadReport, ModelLoad, RecentLoad
+from batcher.telemetry.load import DeviceLoad, LoadReport, ModelLoad, RecentLoad
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.reasons import CALLER_ERRORS
 from batcher.telemetry.settings import ChangeResult, ChangeSource
@@ -126,7 +126,7 @@ class LiveView:
             "status": {"level": worst(problems), "text": _headline(report, problems)},
             "problems": [asdict(problem) for problem in problems],
             "models": models,
-            "devices": [_known(asdict(device)) for device in report.devices],
+            "devices": [_device(device) for device in report.devices],
             "changes": [asdict(change) for change in self._changes.newest_first()],
         }
 
@@ -180,6 +180,14 @@ class LiveView:
             "recent": None if window is None else _recent(window),
             "second": None if sample is None else _second(sample),
         }
+
+
+def _device(device: DeviceLoad) -> Values:
+    values = asdict(device)
+    statistics = values.pop("statistics")
+    if statistics is not None:
+        values["statistics"] = _known(statistics)
+    return _known(values)
 
 
 def _devices(load: ModelLoad, window: Window | None) -> list[Values]:

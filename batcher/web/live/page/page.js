@@ -279,7 +279,35 @@ function deviceFacts(device) {
   }
   if (device.slots !== undefined) facts.push(["batches at once", `${device.batches_in_flight} of ${device.slots}`]);
   else facts.push(["batches in flight", String(device.batches_in_flight)]);
-  for (const each of device.statistics || []) facts.push([each.name, each.text]);
+  return [...facts, ...gpuFacts(device.statistics || {})];
+}
+
+const SHARES = {
+  utilization: "GPU utilization", sm_utilization: "SM busy", sm_occupancy: "SM occupancy",
+  tensor_activity: "tensor cores", memory_bandwidth: "memory bandwidth",
+};
+
+/** What NVML says; what it does not say is left out, and why it says nothing is said. */
+function gpuFacts(gpu) {
+  const facts = [];
+  if (gpu.product) facts.push(["GPU", gpu.mig ? `${gpu.product}, MIG` : gpu.product]);
+  if (gpu.state && !["ok", "no_gpu"].includes(gpu.state)) facts.push(["statistics", gpu.reason || gpu.state]);
+  for (const why of Object.values(gpu.failures || {})) facts.push(["failed", why]);
+  for (const [name, label] of Object.entries(SHARES)) {
+    if (gpu[name] !== undefined) facts.push([label, percent(gpu[name])]);
+  }
+  if (gpu.memory_used !== undefined) {
+    const total = gpu.memory_total === undefined ? "" : ` of ${bytes(gpu.memory_total)}`;
+    facts.push(["memory", `${bytes(gpu.memory_used)}${total}`]);
+  }
+  if (gpu.power_w !== undefined) facts.push(["power", `${digits(gpu.power_w, 3)} W`]);
+  if (gpu.temperature_c !== undefined) facts.push(["temperature", `${digits(gpu.temperature_c, 3)} °C`]);
+  if (gpu.sm_clock_hz !== undefined) facts.push(["SM clock", `${digits(gpu.sm_clock_hz / 1e6, 4)} MHz`]);
+  const throttled = Object.entries(gpu.throttle_reasons || {}).filter((each) => each[1]).map((each) => each[0]);
+  if (throttled.length) facts.push(["clocks kept down by", throttled.join(", ")]);
+  if (gpu.ecc_uncorrected) facts.push(["uncorrected ECC errors", digits(gpu.ecc_uncorrected, 6)]);
+  for (const [xid, count] of Object.entries(gpu.xid_events || {})) facts.push([`XID ${xid}`, `${count} times`]);
+  if (gpu.age_s > 3) facts.push(["read", ago(gpu.age_s)]);
   return facts;
 }
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from batcher.core.commands import Outcome, Reason
+from batcher.telemetry.devices.statistics import DeviceState, DeviceStatistics, FailureCause
 from batcher.telemetry.live import Severity, Window
-from batcher.telemetry.live.problems import of_model, of_server, seconds, worst
-from batcher.telemetry.load import LoadReport, ModelLoad, ReplicaLoad
+from batcher.telemetry.live.problems import of_device, of_model, of_server, seconds, worst
+from batcher.telemetry.load import DeviceLoad, LoadReport, ModelLoad, ReplicaLoad
 
 OK = (Outcome.OK, Reason.NONE)
 LATE = (Outcome.REJECTED, Reason.PREDICTED_LATE)
@@ -112,6 +113,27 @@ def server(**fields):
 )
 def test_what_is_wrong_with_the_server(report, expected):
     assert [(p.severity.value, p.text) for p in of_server(report)] == expected
+
+
+@pytest.mark.parametrize(
+    ("statistics", "expected"),
+    [
+        (None, []),
+        (DeviceStatistics("gpu", DeviceState.NO_DRIVER, "no driver"), []),
+        (DeviceStatistics("gpu", DeviceState.OK), []),
+        (
+            DeviceStatistics("gpu", DeviceState.HANGING, "for 9 s"),
+            [("warning", "device gpu cannot be read, hanging: for 9 s")],
+        ),
+        (
+            DeviceStatistics("gpu", DeviceState.LOST, failures={FailureCause.LOST: "off the bus"}),
+            [("critical", "device gpu has failed: off the bus")],
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_device(statistics, expected):
+    device = DeviceLoad("gpu", statistics=statistics)
+    assert [(p.severity.value, p.text) for p in of_device(device)] == expected
 
 
 def test_the_worst():
