@@ -50,6 +50,10 @@ then it looks for GPUs."""
 WAIT_MS: Final = 250
 """The longest single wait for events, and so for the end of the thread."""
 
+MOST_WAITS: Final = 100
+"""Waits for events between two readings. Beyond them, events come a few a second: the thread must not keep other
+threads from running, whatever NVML reports, or if its waits return at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -327,11 +331,14 @@ class _Thread:
     def _wait(self, session: Session, until_ns: int, wanted: object) -> None:
         """Wait until a time, or until other GPUs are wanted; take note of the events that come meanwhile."""
         reader = self._reader
+        waits = 0
         while (left_ns := until_ns - reader.clock()) > 0 and reader.wanted is wanted:
             self._check()
             events = session.events
-            if not events.watched:
+            waits += 1
+            if waits > MOST_WAITS or not events.watched:
                 self.wake.wait(min(left_ns, WAIT_MS * MILLISECOND) / SECOND)
+            if not events.watched:
                 continue
             try:
                 with self._in("a wait for events of GPUs"):

@@ -17,7 +17,7 @@ from batcher.telemetry.devices.inventory import GpuName
 from batcher.telemetry.devices.reader import Problem, Reader
 from batcher.telemetry.devices.records import Record
 from batcher.telemetry.devices.session import Claimed
-from batcher.telemetry.devices.statistics import DeviceState, DeviceStatistics, FailureCause
+from batcher.telemetry.devices.statistics import DeviceState, DeviceStatistics
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ CLOSE_S: Final = 1.0
 
 NO_GPU: Final = "neither its executor nor devices.*.gpu says which GPU it is"
 
+_NOTHING: Final = DeviceStatistics("")
+
 Told = Callable[[str], None]
 """Called with why a device has failed; with an empty text when it has not any more."""
 
@@ -44,12 +46,10 @@ class Claim:
         self._watcher = watcher
         self.device = device
         self.told = told
-        self.gpu: GpuName | None = None
 
     def uses(self, gpu: GpuName | None) -> None:
         """Note which GPU its executor uses; None if it does not say."""
-        self.gpu = gpu
-        self._watcher.keep(self)
+        self._watcher.keep(self, gpu)
 
     @property
     def failure(self) -> str:
@@ -75,49 +75,62 @@ class DeviceWatcher:
     ) -> None:
         self._gpus = dict(gpus or {})
         self._clock = clock
-        self._claims: list[Claim] = []
+        self._claims: dict[str, dict[Claim, GpuName | None]] = {}
+        """Device -> what is on it, with the GPU that its executor says. There may be thousands."""
+        self._said: dict[str, GpuName] = {}
+        """Device -> the GPU that an executor said last."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reader = reader(self._wake, clock)
         self._failures: dict[str, str] = {}
         """Device -> why it has failed, as its claims were told."""
         self._states: dict[str, tuple[DeviceState, str]] = {}
         """Device -> what was logged of it last."""
+        self._changed()
 
     @property
     def devices(self) -> tuple[str, ...]:
         """The devices that something is on, or that the configuration has a GPU for; sorted."""
-        return tuple(sorted({*self._gpus, *(claim.device for claim in self._claims)}))
+        return tuple(sorted(self._gpus.keys() | self._claims.keys()))
 
     def configure(self, gpus: Mapping[str, GpuName]) -> None:
         """Take these as the GPUs of the configuration from now on."""
         self._gpus = dict(gpus)
-        self.claims_changed()
+        self._changed()
 
     def claim(self, device: str, told: Told) -> Claim:
         """Note that an instance is on a device. `told` is called when the device fails, and when that ends."""
         claim = Claim(self, device, told)
-        self._claims.append(claim)
+        self._claims.setdefault(device, {})[claim] = None
         return claim
 
-    def keep(self, claim: Claim) -> None:
+    def keep(self, claim: Claim, gpu: GpuName | None) -> None:
         """See `Claim.uses`."""
-        if claim not in self._claims:
-            self._claims.append(claim)
-        self.claims_changed()
+        on_device = self._claims.setdefault(claim.device, {})
+        before, on_device[claim] = on_device.get(claim), gpu
+        if gpu is not None:
+            self._said[claim.device] = gpu
+        if gpu != before:
+            self._changed()
 
     def drop(self, claim: Claim) -> None:
         """See `Claim.close`."""
-        if claim in self._claims:
-            self._claims.remove(claim)
-            self.claims_changed()
+        on_device = self._claims.get(claim.device, {})
+        gpu = on_device.pop(claim, None)
+        if not on_device:
+            self._claims.pop(claim.device, None)
+        elif gpu is None:
+            return
+        said = (each for each in reversed(on_device.values()) if each is not None)
+        left = next(said, None)
+        if left is None:
+            self._said.pop(claim.device, None)
+        else:
+            self._said[claim.device] = left
+        self._changed()
 
-    def claims_changed(self) -> None:
+    def _changed(self) -> None:
         """Have the GPUs read that belong to devices now."""
-        wanted = {
-            claim.device: Claimed(claim.gpu, by_executor=True)
-            for claim in self._claims
-            if claim.gpu is not None
-        }
+        wanted = {device: Claimed(gpu, by_executor=True) for device, gpu in self._said.items()}
         wanted |= {device: Claimed(gpu) for device, gpu in self._gpus.items()}
         if wanted != self._reader.wanted:
             self._reader.wanted = wanted
@@ -131,25 +144,24 @@ class DeviceWatcher:
         if device not in reader.wanted:
             return DeviceStatistics(device, DeviceState.NO_GPU, NO_GPU)
         record = reader.found.get(device)
-        failures: Mapping[FailureCause, str] = {}
-        age_s, statistics = None, DeviceStatistics(device)
-        if isinstance(record, Record):
-            failures = record.faults.failures
-            known = record.known
-            if known.read_ns is not None:
-                age_s = max(0, self._clock() - known.read_ns) / SECOND
-            if known.statistics is not None and age_s is not None and age_s * SECOND <= STALE_NS:
-                statistics = known.statistics
-            statistics = replace(
-                statistics,
-                uuid=record.uuid,
-                product=record.product,
-                mig=record.mig,
-                xid_events=record.xids if record.watched or record.xids else None,
-            )
         state, reason = self._state(record)
+        if not isinstance(record, Record):
+            return DeviceStatistics(device, state, reason)
+        known, age_s = record.known, None
+        if known.read_ns is not None:
+            age_s = max(0, self._clock() - known.read_ns) / SECOND
+        fresh = age_s is not None and age_s * SECOND <= STALE_NS
         return replace(
-            statistics, device=device, state=state, reason=reason, failures=failures, age_s=age_s
+            known.statistics if known.statistics is not None and fresh else _NOTHING,
+            device=device,
+            state=state,
+            reason=reason,
+            failures=record.faults.failures,
+            age_s=age_s,
+            uuid=record.uuid,
+            product=record.product,
+            mig=record.mig,
+            xid_events=record.xids if record.watched or record.xids else None,
         )
 
     def reports(self) -> tuple[DeviceStatistics, ...]:
@@ -166,7 +178,7 @@ class DeviceWatcher:
     async def run(self) -> None:
         """Read, and see to the thread that does, until this is cancelled."""
         self._loop = asyncio.get_running_loop()
-        self.claims_changed()
+        self._changed()
         while True:
             await asyncio.sleep(CHECK_S)
             self._reader.check()
@@ -214,9 +226,8 @@ class DeviceWatcher:
                 log.error("%s", why)
             else:
                 log.warning("device %s can be used again", device)
-            for claim in tuple(self._claims):
-                if claim.device == device:
-                    self._tell(claim, why)
+            for claim in tuple(self._claims.get(device, ())):
+                self._tell(claim, why)
 
     def _log(self, device: str) -> None:
         now = self.report(device)

@@ -5,7 +5,13 @@ from fake_nvml import FakeGpu, FakeMig, Machine
 
 from batcher.clock import SECOND
 from batcher.telemetry.devices.nvml import LibraryMissingError
-from batcher.telemetry.devices.reader import OPEN_LIMIT_NS, READ_LIMIT_NS, REOPEN_NS, Problem
+from batcher.telemetry.devices.reader import (
+    MOST_WAITS,
+    OPEN_LIMIT_NS,
+    READ_LIMIT_NS,
+    REOPEN_NS,
+    Problem,
+)
 from batcher.telemetry.devices.records import LARGEST_XID, MOST_XIDS, OTHER_XID, Record
 from batcher.telemetry.devices.statistics import DeviceState, FailureCause
 
@@ -214,6 +220,18 @@ def test_events_that_end(reading, caplog):
     play.next_reading()
     assert play.state() is OK, "readings go on"
     assert len([each for each in caplog.messages if "XID events are not known" in each]) == 1
+
+
+def test_waits_that_return_at_once_keep_no_core_busy(reading):
+    play = reading()
+    play.read(0)
+    play.until(lambda: play.state() is OK)
+    for _ in range(MOST_WAITS + 50):
+        play.machine.xid(0, 31)
+    play.until(lambda: play.record().xids.get(31, 0) >= MOST_WAITS - 10)
+    assert play.record().xids[31] < MOST_WAITS + 50, "the others come a few a second"
+    play.next_reading()
+    play.until(lambda: play.record().xids[31] == MOST_WAITS + 50)
 
 
 def test_numbers_of_events_are_bounded():

@@ -192,3 +192,30 @@ async def test_it_closes_while_a_call_hangs(watching):
     await play.until(lambda: play.machine.in_call == 1)
     await play.watcher.close()
     assert play.machine.in_call == 1
+
+
+def test_thousands_of_models_on_a_device():
+    watcher = DeviceWatcher()
+    claims = [watcher.claim("gpu0", print) for _ in range(10_000)]
+    for claim in claims:
+        claim.uses(0)
+    for claim in claims[1:]:
+        claim.close()
+    assert watcher.report("gpu0").state is DeviceState.PENDING
+    claims[0].close()
+    assert watcher.devices == ()
+    assert watcher.report("gpu0").state is DeviceState.NO_GPU
+
+
+def test_the_gpu_that_was_said_last():
+    watcher = DeviceWatcher()
+    first, second, silent = (watcher.claim("gpu0", print) for _ in range(3))
+    first.uses(0)
+    second.uses("GPU-1")
+    silent.uses(None)
+    assert watcher._reader.wanted["gpu0"].gpu == "GPU-1"
+    second.close()
+    assert watcher._reader.wanted["gpu0"].gpu == 0
+    first.close()
+    assert watcher._reader.wanted == {}
+    assert watcher.devices == ("gpu0",)
