@@ -214,7 +214,7 @@ class Application:
         self.grpc.end_streams()
         try:
             async with asyncio.timeout_at(ends):
-                await self.runner.idle()
+                await self.batcher.idle()
                 await self.grpc.streams_ended()
         except TimeoutError:
             raise DrainTimeoutError(
@@ -409,5 +409,5 @@ async def running(
 
 def _unfinished(unanswered: int) -> str:
     if not unanswered:
-        return "replies on open streams were not read by their clients"
+        return "replies were not read by their clients"
     return f"{unanswered} request{'s' if unanswered != 1 else ''} unanswered"

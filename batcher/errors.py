@@ -10,6 +10,25 @@ a traceback or the values of a tensor.
 
 from __future__ import annotations
 
+from enum import Enum
+
+
+class AnswerLoss(Enum):
+    """Why an answer, or some of it, was not handed to the transport."""
+
+    LEFT = "left"
+    """The caller cancelled, or its connection ended."""
+    DEADLINE = "deadline"
+    """The caller's deadline passed while it was written."""
+    STALLED = "stalled"
+    """The caller read nothing of it for `server.write_timeout`."""
+    NO_ROOM = "no_room"
+    """`server.max_buffered` left no space for what waited to be sent."""
+    TOO_LARGE = "too_large"
+    """It is larger than `server.max_message`."""
+    INTERNAL = "internal"
+    """A defect of batcher."""
+
 
 class BatcherError(Exception):
     """The base class of all errors that batcher raises on purpose."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from batcher import triton
@@ -18,6 +18,7 @@ from batcher.clock import MILLISECOND, Clock
 from batcher.core.commands import Outcome, Reason
 from batcher.core.events import CancelCause
 from batcher.errors import (
+    AnswerLoss,
     AnswerTooLarge,
     BufferFull,
     Draining,
@@ -49,6 +50,16 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
+_LOST: Mapping[AnswerLoss, tuple[Outcome, Reason | ReplyReason]] = {
+    AnswerLoss.LEFT: (Outcome.CANCELLED, ReplyReason.ANSWER_LOST),
+    AnswerLoss.DEADLINE: (Outcome.EXPIRED, Reason.CALLER_DEADLINE),
+    AnswerLoss.STALLED: (Outcome.CANCELLED, ReplyReason.ANSWER_STALLED),
+    AnswerLoss.NO_ROOM: (Outcome.FAILED, ReplyReason.BUFFER_FULL),
+    AnswerLoss.TOO_LARGE: (Outcome.FAILED, ReplyReason.ANSWER_TOO_LARGE),
+    AnswerLoss.INTERNAL: (Outcome.FAILED, ReplyReason.INTERNAL),
+}
+"""How a request ends whose answer was made, and not handed to the transport."""
+
 RETRY_DRAINING_NS = 1_000_000_000
 """The retry hint (nanoseconds) in a refusal while this server drains: by then a client that
 reconnects has found another server."""
@@ -78,6 +89,31 @@ class SingleReply:
             self.future.set_exception(error)
 
 
+class Exchange:
+    """One request and its reply, from its arrival until its last byte is with the transport, or lost."""
+
+    __slots__ = ("_end", "arrival_ns", "due_ns", "loss", "model", "pending", "refused")
+
+    def __init__(self, end: Callable[[Exchange, AnswerLoss | None], None], arrival_ns: int) -> None:
+        self._end: Callable[[Exchange, AnswerLoss | None], None] | None = end
+        self.arrival_ns = arrival_ns
+        self.pending: PendingRequest | None = None
+        """None before it is admitted, and where it was refused."""
+        self.refused: EndedRequest | None = None
+        self.model: ServedModel | None = None
+        self.due_ns: int | None = None
+        self.loss: AnswerLoss | None = None
+        """Set where an error is sent instead of the answer."""
+
+    def ended(self, loss: AnswerLoss | None) -> None:
+        """Its last byte was handed to the transport, or that is why not. Counts once. Never raises."""
+        end, self._end = self._end, None
+        if end is not None:
+            end(self, loss or self.loss)
+            # An error of the request refers to frames that refer to this, and its future to the error.
+            self.pending = self.refused = None
+
+
 class Batcher:
     """Answers inference requests. Call every method on the event loop's thread."""
 
@@ -98,31 +134,48 @@ class Batcher:
         self._telemetry = telemetry
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._open = 0
+        """Requests that have not ended: those of `Runner.unanswered`, and all whose reply is not sent."""
+        self._none_open = asyncio.Event()
 
     async def infer(self, request: InferenceRequest) -> InferenceReply:
-        """Return the reply to one request.
+        """Return the reply to one request, which ends with that.
 
         Raises the subclass of `RequestError` that says why there is none. Cancelling this coroutine
         cancels the request.
         """
-        return await self.answer(request, _unchanged)
+        exchange = self.begin(request.arrival_ns)
+        try:
+            return await self.answer(request, _unchanged, exchange)
+        finally:
+            exchange.ended(None)
+
+    def begin(self, arrival_ns: int) -> Exchange:
+        """A request has arrived. Whoever calls this calls `Exchange.ended` once, whatever happens."""
+        self._open += 1
+        return Exchange(self._end, arrival_ns)
 
     async def answer(
-        self, request: InferenceRequest, encode: Callable[[InferenceReply], Awaitable[Answer]]
+        self,
+        request: InferenceRequest,
+        encode: Callable[[InferenceReply], Awaitable[Answer]],
+        exchange: Exchange,
     ) -> Answer:
         """Return what `encode` makes of the reply to one request.
 
         Raises what `infer` raises. Where `encode` raises, so does this, and the request counts as
-        failed.
+        failed. It has ended when `exchange` is told so.
         """
-        model, summary, step = self._admit(request)
+        model, summary, step = self._admit(request, exchange)
         if step is not None:
             request = step.asked(request)
         # The target at admission counts, even if a setting changes before the answer.
         target_ns = model.settings.target_ns
-        due_ns = None if target_ns is None else request.arrival_ns + target_ns
+        exchange.due_ns = None if target_ns is None else request.arrival_ns + target_ns
+        exchange.model = model
         reply: asyncio.Future[InferenceReply] = self._loop.create_future()
         pending = self._runner.submit(request, model, summary, SingleReply(reply), step)
+        exchange.pending = pending
         try:
             return await encode(await reply)
         except asyncio.CancelledError:
@@ -145,15 +198,20 @@ class Batcher:
             _not_answered(pending, Outcome.FAILED, ReplyReason.INTERNAL)
             raise
         finally:
-            self._ended(pending, model, due_ns)
+            self._made(pending)
             # The error's traceback refers to this frame. Were the frame to refer to the error, by the
             # reply, that cycle would wait for the garbage collector: 10 ms for a second's refusals.
             del reply, pending
 
     def refused(
-        self, name: str, version: str, arrival: Arrival, reason: AdmissionReason | ReplyReason
+        self,
+        exchange: Exchange,
+        name: str,
+        version: str,
+        arrival: Arrival,
+        reason: AdmissionReason | ReplyReason,
     ) -> None:
-        """Count a request that ended at admission or before it was read.
+        """Note that a request is refused at admission or before it was read.
 
         It counts as rejected, with a `ReplyReason` (an internal error) as failed.
         """
@@ -161,43 +219,28 @@ class Batcher:
         outcome = Outcome.FAILED if internal else Outcome.REJECTED
         stamps = Stamps(arrival.arrival_ns)
         stamps.settled_ns = self._clock()
+        refused = EndedRequest(
+            name,
+            version,
+            outcome,
+            reason,
+            0,
+            stamps,
+            id=arrival.id,
+            metadata=arrival.metadata,
+            tenant=arrival.tenant,
+            stream=arrival.stream,
+        )
+        exchange.refused = refused
         try:
-            model = self.models.find(name, version)
+            exchange.model = model = self.models.find(name, version)
+            refused.model, refused.version = model.name, model.version
         except RequestError:
-            unread = UnreadReason.UNKNOWN_MODEL
+            refused.reason = UnreadReason.UNKNOWN_MODEL
             if not name:
-                unread = UnreadReason.INTERNAL if internal else UnreadReason.INVALID
-            self._telemetry.requests.refused_unread(unread)
-            self._tell_refused("", "", Outcome.REJECTED, unread, stamps, arrival)
-            return
-        model.telemetry.request_ended(outcome, reason, 0, stamps, None, None, arrival.tenant)
-        self._tell_refused(model.name, model.version, outcome, reason, stamps, arrival)
-
-    def _tell_refused(
-        self,
-        name: str,
-        version: str,
-        outcome: Outcome,
-        reason: AdmissionReason | ReplyReason | UnreadReason,
-        stamps: Stamps,
-        arrival: Arrival,
-    ) -> None:
-        hooks = self._telemetry.ended
-        if hooks:
-            hooks.tell(
-                EndedRequest(
-                    name,
-                    version,
-                    outcome,
-                    reason,
-                    0,
-                    stamps,
-                    id=arrival.id,
-                    metadata=arrival.metadata,
-                    tenant=arrival.tenant,
-                    stream=arrival.stream,
-                )
-            )
+                refused.reason = UnreadReason.INTERNAL if internal else UnreadReason.INVALID
+            refused.model = refused.version = ""
+            refused.outcome = Outcome.REJECTED
 
     def refused_too_large(self, what: str) -> None:
         """Count a request that the transport refused unread; `what` is `message` or `metadata`."""
@@ -213,19 +256,28 @@ class Batcher:
         except RequestError:
             return False
 
+    async def idle(self) -> None:
+        """Wait until every request has ended: its reply is with the transport, or lost."""
+        await self._runner.idle()
+        while self._open:
+            self._none_open.clear()
+            await self._none_open.wait()
+
     @property
     def unanswered(self) -> int:
         """How many admitted requests have not ended."""
         return self._runner.unanswered
 
-    def _admit(self, request: InferenceRequest) -> tuple[ServedModel, RequestSummary, Step | None]:
+    def _admit(
+        self, request: InferenceRequest, exchange: Exchange
+    ) -> tuple[ServedModel, RequestSummary, Step | None]:
         """The model that the request is for, its size, and which step of a sequence it is.
 
         Raises `RequestError`.
         """
         name, version = request.model, request.version
         if self.draining:
-            self.refused(name, version, request.arrival, AdmissionReason.DRAINING)
+            self.refused(exchange, name, version, request.arrival, AdmissionReason.DRAINING)
             raise Draining(f"{name}: the server is shutting down", retry_after_ns=RETRY_DRAINING_NS)
         reason: AdmissionReason | ReplyReason = AdmissionReason.UNAVAILABLE
         try:
@@ -246,7 +298,7 @@ class Batcher:
                 reason = ReplyReason.INTERNAL
             elif isinstance(error, ModelUnavailable) and not version:
                 error.triton = triton.no_versions(name)
-            self.refused(name, version, request.arrival, reason)
+            self.refused(exchange, name, version, request.arrival, reason)
             raise
 
     def _admit_step(
@@ -276,10 +328,9 @@ class Batcher:
         early_ns = min(allowed_ns // 100 + _RESET_EARLY_NS, allowed_ns // 4)
         return self._clock() >= request.deadline_ns - early_ns
 
-    def _ended(self, pending: PendingRequest, model: ServedModel, due_ns: int | None) -> None:
-        """Cancel a request that its caller gave up, and count its end. Never raises."""
+    def _made(self, pending: PendingRequest) -> None:
+        """Its reply is made, or there is none; cancel a request that its caller gave up. Never raises."""
         try:
-            now_ns = self._clock()
             if pending.outcome is None:
                 cause = (
                     CancelCause.DEADLINE
@@ -287,31 +338,64 @@ class Batcher:
                     else CancelCause.CANCELLED
                 )
                 self._runner.cancel(pending, cause)
-            self._runner.replied(pending, now_ns)
+            # Not at the end of the reply: a caller that reads slowly must not change predictions.
+            self._runner.replied(pending, self._clock())
+        except Exception:
+            log.exception("%s: internal error after a request", pending.target.name)
+
+    def _end(self, exchange: Exchange, loss: AnswerLoss | None) -> None:
+        """Count a request that has ended. Never raises."""
+        self._open -= 1
+        if not self._open:
+            self._none_open.set()
+        try:
+            pending = exchange.pending
+            if pending is None:
+                self._end_refused(exchange)
+                return
+            now_ns = self._clock()
+            if loss is not None and pending.outcome is Outcome.OK:
+                pending.outcome, pending.reason = _LOST[loss]
+                if loss is AnswerLoss.LEFT and self._deadline_passed(pending):
+                    pending.outcome, pending.reason = _LOST[AnswerLoss.DEADLINE]
             stamps = pending.stamps
             stamps.replied_ns = now_ns
+            outcome, model = pending.outcome, exchange.model
             if pending.step is not None:
-                pending.step.replied(answered=pending.outcome is Outcome.OK)
-            assert pending.outcome is not None  # noqa: S101 - the scheduler has ended it by now
-            if model.first_answer_due and pending.outcome is Outcome.OK:
+                pending.step.replied(answered=outcome is Outcome.OK)
+            assert outcome is not None  # noqa: S101 - the scheduler has ended it by now
+            assert model is not None  # noqa: S101 - it was set with `pending`
+            if model.first_answer_due and outcome is Outcome.OK:
                 model.first_answer_due = False
                 model.telemetry.first_answer.observe(now_ns - stamps.arrival_ns)
             model.telemetry.request_ended(
-                pending.outcome,
+                outcome,
                 pending.reason,
                 pending.summary.rows,
                 stamps,
-                due_ns,
+                exchange.due_ns,
                 pending.blame,
                 pending.request.tenant,
             )
             hooks = self._telemetry.ended
-            if hooks and (wanting := hooks.wanting(pending, due_ns)):
-                hooks.tell(_ended_request(pending, due_ns), wanting)
+            if hooks and (wanting := hooks.wanting(pending, exchange.due_ns)):
+                hooks.tell(_ended_request(pending, exchange.due_ns), wanting)
         except Exception:
-            log.exception(
-                "%s: internal error: the end of a request is missing in the metrics", model.name
+            log.exception("internal error: the end of a request is missing in the metrics")
+
+    def _end_refused(self, exchange: Exchange) -> None:
+        refused = exchange.refused
+        if refused is None:
+            return  # its caller left before it was read
+        refused.stamps.replied_ns = self._clock()
+        if isinstance(refused.reason, UnreadReason):
+            self._telemetry.requests.refused_unread(refused.reason)
+        else:
+            assert exchange.model is not None  # noqa: S101 - else it would have that reason
+            exchange.model.telemetry.request_ended(
+                refused.outcome, refused.reason, 0, refused.stamps, None, None, refused.tenant
             )
+        self._telemetry.ended.tell(refused)
 
 
 def _ended_request(pending: PendingRequest, due_ns: int | None) -> EndedRequest:

@@ -12,9 +12,10 @@ from grpc import aio
 
 from batcher.buffers import LARGE_ANSWER
 from batcher.clock import SECOND
+from batcher.errors import AnswerLoss
 from batcher.http2 import grpc_headers
 from batcher.http2.call_messages import ONE_MESSAGE, CallMessages, Message, RequestIterator
-from batcher.http2.connection_lifetime import ConnectionLifetime
+from batcher.http2.connection_lifetime import ConnectionLifetime, Told
 from batcher.http2.grpc_headers import CallHeaders, MalformedCallError, Metadata
 from batcher.http2.sansio.hpack import encode
 from batcher.http2.sansio.streams import Stream
@@ -35,6 +36,7 @@ class Call(CallMessages):
         "_headers",
         "_headers_sent",
         "_timer",
+        "_told",
         "_trailing",
         "_writer",
         "task",
@@ -63,6 +65,8 @@ class Call(CallMessages):
         self._headers_sent = False
         self._writer: asyncio.Future[None] | None = None
         """Set when the answer waits for a send window."""
+        self._told: Told | None = None
+        """Is told of the end of its answer."""
         self._deadline_s: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         if headers.timeout_ns is not None:
@@ -90,6 +94,19 @@ class Call(CallMessages):
         """Set the metadata that is sent with the status."""
         self._trailing = tuple(metadata)
 
+    @property
+    def loss(self) -> AnswerLoss:
+        """Why an answer that cannot be written is lost."""
+        return self._loss
+
+    def tell_end(self, told: Told) -> None:
+        """Call `told` once its only answer, or the status instead of it, is sent or lost. For unary calls."""
+        self._told = told
+
+    def tell_written(self, told: Told) -> None:
+        """Call `told` once all that `write` has taken is sent or lost. For streams."""
+        self._connection.tell_when_sent(told)
+
     async def abort(
         self,
         code: grpc.StatusCode,
@@ -97,7 +114,10 @@ class Call(CallMessages):
         trailing_metadata: Sequence[tuple[str, str | bytes]] = (),
     ) -> NoReturn:
         """End the call with that status. Raises `grpc.aio.AbortError`, always."""
+        sent = not self.stream.closed
         self.end(code, details, trailing_metadata or self._trailing)
+        if sent:
+            self._tell_when_sent()
         raise aio.AbortError
 
     async def write(self, message: Any) -> None:
@@ -218,6 +238,7 @@ class Call(CallMessages):
             # Does nothing where the canceller has sent a status.
             self.end(grpc.StatusCode.CANCELLED, "the call was cancelled")
         except Exception:
+            self._loss = AnswerLoss.INTERNAL
             log.exception("internal error in a call of %s", self._headers.path)
             self.end(grpc.StatusCode.INTERNAL, grpc_headers.INTERNAL_ERROR)
 
@@ -228,6 +249,8 @@ class Call(CallMessages):
         http2 = self._connection.http2
         trailers = self._ok_trailers()
         self._headers_sent = True
+        if self.stream.closed:
+            return  # it has a status already, instead of this answer
         if rest:
             http2.send_headers(self.stream, grpc_headers.RESPONSE_HEADERS)
             http2.send_data(self.stream, data)
@@ -235,9 +258,18 @@ class Call(CallMessages):
             http2.send_trailers(self.stream, trailers)
         else:
             http2.send_all(self.stream, grpc_headers.RESPONSE_HEADERS, data, trailers)
+            if not self.stream.outbox:
+                self._tell_when_sent()
         self._connection.answer_ready()
         if self.stream.outbox or rest:
             await self._drain(len(rest) or len(data))
+            self._tell_when_sent()
+
+    def _tell_when_sent(self) -> None:
+        """All of its answer is framed."""
+        if self._told is not None:
+            told, self._told = self._told, None
+            self._connection.tell_when_sent(told)
 
     async def _answer_stream(self, request: Any) -> None:
         method = self._method
@@ -267,6 +299,7 @@ class Call(CallMessages):
         data = serialize(message) if serialize else message
         size = len(data)
         if size > self._connection.server.max_message:
+            self._loss = AnswerLoss.TOO_LARGE
             self.end(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"Sent message larger than max ({size} vs. {self._connection.server.max_message})"
@@ -309,6 +342,7 @@ class Call(CallMessages):
 
     def _expire(self) -> None:
         self._timer = None  # it refers to this method
+        self._loss = AnswerLoss.DEADLINE
         try:
             self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")  # as grpcio says it
             self._connection.flush_soon()
@@ -319,6 +353,9 @@ class Call(CallMessages):
     def _close(self, _: asyncio.Task[None] | None = None) -> None:
         """Nothing of it goes on: its connection forgets it, and all it has is released."""
         try:
+            if self._told is not None:
+                told, self._told = self._told, None
+                told(self._loss)
             self._connection.call_ended(self)
         except Exception as error:  # noqa: BLE001  # `fail` logs it
             self._connection.forget_call(self)

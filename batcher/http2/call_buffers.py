@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import grpc
 
 from batcher.clock import SECOND
+from batcher.errors import AnswerLoss
 from batcher.http2 import grpc_headers
 from batcher.http2.connection_lifetime import ConnectionLifetime
 from batcher.http2.grpc_headers import MalformedCallError
@@ -17,13 +18,15 @@ from batcher.http2.timeouts import StallTimer
 class CallBuffers:
     """The part of a `Call` that counts its bytes. The call itself implements `end` and `cancel`."""
 
-    __slots__ = ("_charged", "_connection", "_send_stall", "stream")
+    __slots__ = ("_charged", "_connection", "_loss", "_send_stall", "stream")
 
     def __init__(self, connection: ConnectionLifetime, stream: Stream, charged: int) -> None:
         self.stream = stream
         self._connection = connection
         self._charged = charged
         """Bytes charged for it: its own, its messages, and the granted part of one that is coming."""
+        self._loss = AnswerLoss.LEFT
+        """Why its answer is lost, should it be."""
         self._send_stall: StallTimer | None = None
         """For how long its answer makes no progress, as sweeps have seen it."""
 
@@ -88,12 +91,14 @@ class CallBuffers:
         self.cancel()
 
     def _end_without_room(self, size: int) -> None:
+        self._loss = AnswerLoss.NO_ROOM
         buffers = self._connection.server.buffers
         buffers.refused += 1
         error = grpc_headers.no_room(size, buffers.limit)
         self.end(error.code, str(error), error.metadata)
 
     def _end_stalled(self, reason: str) -> None:
+        self._loss = AnswerLoss.STALLED
         self._connection.server.counters.stalled_calls += 1
         self.end(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
         self._connection.flush_soon()

@@ -7,14 +7,15 @@ the final one refuses calls; the calls that are open are answered. `abort` ends 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 
 from batcher.buffers import Account, Buffers
 from batcher.clock import SECOND
+from batcher.errors import AnswerLoss
 from batcher.http2 import grpc_headers
 from batcher.http2.counters import EndReason, ServerCounters
 from batcher.http2.grpc_headers import MalformedCallError
@@ -29,6 +30,10 @@ EVICT_SILENT_NS = 60 * SECOND
 """Where none is idle: so may one whose calls are all streams without a message for this long."""
 PROBE_CONNECTION_NS = 5 * SECOND
 """How long a connection beyond `max_connections` stays: a health probe takes less."""
+
+
+Told: TypeAlias = Callable[[AnswerLoss | None], None]
+"""Is called once for an answer: with None when its last byte was handed to the socket, else with why not."""
 
 
 class OpenCall(Protocol):
@@ -127,6 +132,10 @@ class ConnectionLifetime:
 
     def answer_ready(self) -> None:
         """An answer is framed."""
+        raise NotImplementedError
+
+    def tell_when_sent(self, told: Told) -> None:
+        """Call `told` once what is framed by now is with the socket, or is lost."""
         raise NotImplementedError
 
     def call_ended(self, call: OpenCall) -> None:

@@ -22,9 +22,10 @@ import grpc
 
 from batcher.buffers import Account
 from batcher.clock import MICROSECOND, monotonic_ns
+from batcher.errors import AnswerLoss
 from batcher.http2 import grpc_headers
 from batcher.http2.call import Call
-from batcher.http2.connection_lifetime import CallServer, ConnectionLifetime, OpenCall
+from batcher.http2.connection_lifetime import CallServer, ConnectionLifetime, OpenCall, Told
 from batcher.http2.counters import EndReason
 from batcher.http2.grpc_headers import CallHeaders, MalformedCallError
 from batcher.http2.listener import Listener
@@ -105,6 +106,8 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
         self._handshake: asyncio.Task[None] | None = None
         self._flush_scheduled = self._end_counted = self._lost = False
         self._failed = self._continue_scheduled = False
+        self._framed: list[Told] = []
+        """Who waits to be told that an answer that is framed was sent."""
         self._answer_ready_ns = 0
         """Since when an answer waits to be written; 0: none does."""
         self._budget_refilled_s = self.loop.time()
@@ -139,6 +142,7 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
                     timer.cancel()
             self._drop_calls()
         finally:
+            self._tell(AnswerLoss.LEFT)
             self.writable.set()
             self.account.set_unsent(0)
             self.server.remove_connection(self)
@@ -154,6 +158,7 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
         self.writable.set()
         if self._transport is None or self._transport.is_closing():
             return
+        self._tell(None)
         self.resume_reading()
         self._continue_sending()
         if self._closing and not self._transport.can_write_eof():
@@ -216,6 +221,25 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
         elif now_ns - self._answer_ready_ns >= COALESCE_NS:
             self.flush()
 
+    def tell_when_sent(self, told: Told) -> None:
+        """Call `told` once what is framed by now is with the socket, or is lost.
+
+        At a full socket that is when the transport takes data again; some may still be in its buffer.
+        """
+        if self._lost:
+            told(AnswerLoss.LEFT)
+        else:
+            self._framed.append(told)
+            self.flush_soon()
+
+    def _tell(self, loss: AnswerLoss | None) -> None:
+        framed, self._framed = self._framed, []
+        for told in framed:
+            try:
+                told(loss)
+            except Exception:
+                log.exception("internal error after an answer")
+
     def flush_soon(self) -> None:
         """Flush before the next iteration of the event loop, with what else is framed in this one."""
         if not self._flush_scheduled:
@@ -233,6 +257,8 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
             if data:
                 self._written += len(data)
                 self._transport.write(data)
+            if self._framed and self.writable.is_set() and not self._transport.is_closing():
+                self._tell(None)
             if self.account.unsent or self.http2.queued_bytes or not self.writable.is_set():
                 self.charge_unsent()
             if self.http2.has_more_to_send and not self._continue_scheduled:

@@ -64,18 +64,21 @@ def handlers(
     implementations: Mapping[str, Callable[..., Any]],
     *,
     raw: Collection[str] = (),
+    written: Collection[str] = (),
 ) -> grpc.GenericRpcHandler:
     """The handler to add to a server, from functions by method name.
 
     Methods without a function are answered UNIMPLEMENTED. Those named in `raw` take and return
-    serialized messages (bytes) instead of messages. Raises KeyError for a method that the service
+    serialized messages (bytes) instead of messages; those in `written` write their one answer to the
+    context instead of returning it, which is the same to the caller. Raises KeyError for a method that the service
     does not have.
     """
     table = methods(service)
     rpcs = {}
     for name, implementation in implementations.items():
         method = table[name]
-        make = getattr(grpc, f"{method.kind}_rpc_method_handler")
+        kind = "unary_stream" if name in written else method.kind
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
         if name in raw:
             rpcs[name] = make(implementation)
         else:

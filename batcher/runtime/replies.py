@@ -21,8 +21,8 @@ _OF_INSTANCES: Final = frozenset({Reason.NO_INSTANCE, Reason.INSTANCE_DOWN})
 """Reasons that the failure of a device explains."""
 
 
-def end_request(pending: PendingRequest, settle: Settle, clock: Clock) -> None:
-    """End a request as the scheduler has settled it. Never raises.
+def end_request(pending: PendingRequest, settle: Settle, clock: Clock, step_ns: int) -> None:
+    """End a request as the scheduler has settled it, in its step of `step_ns`. Never raises.
 
     A reply that cannot be made or sent ends this request with `InternalError`, and no other.
     """
@@ -34,7 +34,7 @@ def end_request(pending: PendingRequest, settle: Settle, clock: Clock) -> None:
             pending.reply.send(reply, last=True)
         else:
             pending.blame = settle.blame
-            pending.stamps.settled_ns = clock()
+            pending.stamps.not_answered(clock(), step_ns)
             target, failure = pending.target, pending.failure
             if failure is None and settle.reason in _OF_INSTANCES:
                 failure = target.device_failure or None

@@ -219,7 +219,11 @@ class Runner:
         self._began_ns.pop(event.instance, None)
         lost = [i for i, batch in self._running.items() if batch.instance == event.instance]
         for batch_id in lost:
-            stop_steps(self._running.pop(batch_id).pendings)
+            pendings = self._running.pop(batch_id).pendings
+            stop_steps(pendings)
+            for pending in pendings:
+                if pending.outcome is None:
+                    pending.stamps.unreported()
         if self._traced is not None:
             self._traced.lost(lost, self._clock(), "instance_down")
         self.feed(event)
@@ -351,7 +355,7 @@ class Runner:
                     self._not_dispatched(command, error)
         for command in commands:
             if isinstance(command, Settle):
-                self._settle(command)
+                self._settle(command, now_ns)
             elif isinstance(command, PolicyFailed | FailureStorm | BatchCeiling):
                 try:
                     self._report(command)
@@ -477,7 +481,7 @@ class Runner:
         finally:
             executed.release()
 
-    def _settle(self, settle: Settle) -> None:
+    def _settle(self, settle: Settle, now_ns: int) -> None:
         if settle.outcome is not Outcome.OK:
             self._left = True
         for request_id in settle.ids:
@@ -485,7 +489,7 @@ class Runner:
             if pending is None:
                 log.error("internal error: request %d was settled twice; ignored", request_id)
                 continue
-            end_request(pending, settle, self._clock)
+            end_request(pending, settle, self._clock, now_ns)
             if self._draining and (drain := self._draining.get(pending.target.key)) is not None:
                 drain.end()
         if not self._pending:

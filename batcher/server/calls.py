@@ -10,6 +10,7 @@ import grpc
 from grpc import aio
 
 from batcher.errors import RequestError
+from batcher.http2.call import Call
 from batcher.http2.grpc_headers import INTERNAL_ERROR, Metadata
 from batcher.server.status import Style, to_status
 
@@ -34,7 +35,7 @@ async def answered(answer: Awaitable[Answer], context: Context, style: Style) ->
 
 
 async def abort(
-    context: Context,
+    context: Context | Call,
     error: RequestError,
     style: Style,
     *,

@@ -120,8 +120,9 @@ class GrpcFrontend:
             "ModelStreamInfer": self._inference.model_stream_infer,
             **control.methods(),
         }
+        written = () if config.transport == "builtin" else ("ModelInfer",)
         served = [
-            handlers(INFERENCE, methods, raw=methods),
+            handlers(INFERENCE, methods, raw=methods, written=written),
             self._health.handler(),
             *self._load.handlers(),
         ]

@@ -74,6 +74,8 @@ _OUTSIDE: Mapping[str, type[errors.RequestError]] = {
     ReplyReason.ANSWER_TOO_LARGE: errors.AnswerTooLarge,
     ReplyReason.BUFFER_FULL: errors.BufferFull,
     ReplyReason.INTERNAL: errors.InternalError,
+    ReplyReason.ANSWER_LOST: errors.RequestCancelled,
+    ReplyReason.ANSWER_STALLED: errors.DeadlineExpired,
     UnreadReason.UNKNOWN_MODEL: errors.UnknownModel,
     UnreadReason.MESSAGE_TOO_LARGE: errors.Overloaded,
     UnreadReason.METADATA_TOO_LARGE: errors.Overloaded,

@@ -8,7 +8,7 @@ from batcher.core.commands import Outcome, Reason
 from batcher.telemetry.reasons import AdmissionReason, EndReason, ReplyReason
 
 MEANINGS: Final[tuple[tuple[Outcome, tuple[EndReason, ...], str], ...]] = (
-    (Outcome.OK, (Reason.NONE,), "the answer was handed to the transport"),
+    (Outcome.OK, (Reason.NONE,), "the last byte of the answer was handed to the transport"),
     (
         Outcome.REJECTED,
         (AdmissionReason.INVALID,),
@@ -56,7 +56,11 @@ MEANINGS: Final[tuple[tuple[Outcome, tuple[EndReason, ...], str], ...]] = (
         (Reason.NO_INSTANCE, Reason.MODEL_REMOVED),
         "no instance of the model is up (one is being started, or they [stay down](instances.md)), or it was unloaded while the request waited",
     ),
-    (Outcome.EXPIRED, (Reason.CALLER_DEADLINE,), "the deadline of the caller passed"),
+    (
+        Outcome.EXPIRED,
+        (Reason.CALLER_DEADLINE,),
+        "the deadline of the caller passed, also while the answer was written",
+    ),
     (
         Outcome.EXPIRED,
         (Reason.QUEUE_TIMEOUT,),
@@ -71,6 +75,16 @@ MEANINGS: Final[tuple[tuple[Outcome, tuple[EndReason, ...], str], ...]] = (
         Outcome.CANCELLED,
         (Reason.CALLER_CANCELLED,),
         "the caller cancelled, or its connection ended",
+    ),
+    (
+        Outcome.CANCELLED,
+        (ReplyReason.ANSWER_LOST,),
+        "the same, while the answer was written",
+    ),
+    (
+        Outcome.CANCELLED,
+        (ReplyReason.ANSWER_STALLED,),
+        "the caller did not read the answer for `server.write_timeout`",
     ),
     (Outcome.FAILED, (Reason.DEVICE_FAILURE,), "the executor or its device failed"),
     (

@@ -31,7 +31,6 @@ from batcher.telemetry.tenants import TenantCounts
 
 # Reading a member from its enum costs as much as recording a value.
 _OK = Outcome.OK
-_REJECTED = Outcome.REJECTED
 _ANSWERED = (Outcome.OK, Reason.NONE)
 
 FOLD = 512
@@ -155,8 +154,7 @@ class ModelTelemetry:
     ) -> None:
         """Record a request, once, when its reply has ended.
 
-        `settled_ns` is set, and `replied_ns` if the caller was still there. For `Outcome.OK` every
-        stamp is set. `due_ns` is arrival plus the latency target, None for a model without one.
+        `settled_ns` and `replied_ns` are set. For `Outcome.OK` every stamp is. `due_ns` is arrival plus the latency target, None for a model without one.
         `blame` is given where a prediction refused the request. `tenant` is what its caller said.
         """
         if outcome is _OK:
@@ -173,8 +171,7 @@ class ModelTelemetry:
         duration_ns = (stamps.replied_ns or stamps.settled_ns) - stamps.arrival_ns
         self.durations[outcome].observe(duration_ns)
         self._longest_ns = max(self._longest_ns, stamps.settled_ns - stamps.arrival_ns)
-        if stamps.enqueued_ns:
-            self._observe_stages(stamps, outcome)
+        self._observe_stages(stamps)
         self._statistics.failed(duration_ns)
 
     def fold(self) -> None:
@@ -225,29 +222,13 @@ class ModelTelemetry:
         longest_ns, self._longest_ns = self._longest_ns, 0
         return longest_ns
 
-    def _observe_stages(self, stamps: Stamps, outcome: Outcome) -> None:
-        """Record the stages that a request went through after admission."""
-        enqueued_ns = stamps.enqueued_ns
-        dispatched_ns = stamps.dispatched_ns
-        settled_ns = stamps.settled_ns
-        self._admission.observe(enqueued_ns - stamps.arrival_ns)
-        if dispatched_ns:
-            self._queue.observe(dispatched_ns - enqueued_ns)
-            start_ns = stamps.execute_start_ns
-            end_ns = stamps.execute_end_ns
-            if start_ns:
-                self._gather.observe(start_ns - dispatched_ns)
-            if end_ns:
-                self._execute.observe(end_ns - start_ns)
-                # A request given up while it ran was settled before its batch ended.
-                if settled_ns >= end_ns:
-                    self._scatter.observe(settled_ns - end_ns)
-        elif outcome is not _REJECTED:
-            # The time of requests that waited in vain belongs to the queue: leaving it out would make
-            # an overloaded queue look faster than it is. So would counting requests that never waited.
-            self._queue.observe(settled_ns - enqueued_ns)
-        if stamps.replied_ns:
-            self._reply.observe(stamps.replied_ns - settled_ns)
+    def _observe_stages(self, stamps: Stamps) -> None:
+        """Record the time in the stages that a request without an answer went through; they add up."""
+        reached = stamps.reached
+        for place, (stage, spent_ns) in enumerate(zip(self._walk, stamps.stages_ns(), strict=True)):
+            # Counting requests in stages that they never saw would make those look faster than they are.
+            if place < reached or stage is self._reply:
+                stage.observe(spent_ns)
 
     def batch_finished(
         self,

@@ -37,6 +37,10 @@ class ReplyReason(StrEnum):
     BUFFER_FULL = "buffer_full"
     """`server.max_buffered` left no space for the answer."""
     INTERNAL = "internal"
+    ANSWER_LOST = "answer_lost"
+    """The caller cancelled, or its connection ended, while the answer was written."""
+    ANSWER_STALLED = "answer_stalled"
+    """The caller did not read the answer for `server.write_timeout`."""
 
 
 class ReloadResult(StrEnum):
@@ -91,7 +95,11 @@ ENDS: Final[tuple[End, ...]] = (
     (Outcome.FAILED, Reason.DEVICE_MEMORY),
     (Outcome.FAILED, Reason.INPUT_FAILURE),
     (Outcome.FAILED, Reason.UNKNOWN_FAILURE),
-    *((Outcome.FAILED, reason) for reason in ReplyReason),
+    (Outcome.FAILED, ReplyReason.ANSWER_TOO_LARGE),
+    (Outcome.FAILED, ReplyReason.BUFFER_FULL),
+    (Outcome.FAILED, ReplyReason.INTERNAL),
+    (Outcome.CANCELLED, ReplyReason.ANSWER_LOST),
+    (Outcome.CANCELLED, ReplyReason.ANSWER_STALLED),
 )
 """Every way in which a request of a model can end: all of these counters exist from the start."""
 

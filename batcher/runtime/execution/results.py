@@ -95,10 +95,8 @@ def report(
     whole: list[PendingRequest] = []
     offset = 0
     for pending, part in zip(batch.pendings, batch.parts, strict=True):
-        stamps = pending.stamps
-        if not stamps.execute_start_ns:
-            stamps.execute_start_ns = executed.execute_start_ns
-        stamps.execute_end_ns = executed.execute_end_ns
+        if pending.outcome is None:
+            pending.stamps.executed(executed.execute_start_ns, executed.execute_end_ns)
         stop = offset + part.stop - part.start
         if result is None:
             pending.failure = executed.failure

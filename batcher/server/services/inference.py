@@ -18,7 +18,8 @@ from grpc import aio
 from batcher.buffers import LARGE_ANSWER, Buffers
 from batcher.clock import SECOND, Clock
 from batcher.config import ServerConfig
-from batcher.errors import AnswerTooLarge, Draining, InvalidRequest, RequestError
+from batcher.errors import AnswerLoss, AnswerTooLarge, Draining, InvalidRequest, RequestError
+from batcher.http2.call import Call
 from batcher.http2.grpc_headers import Metadata
 from batcher.offload import low_priority_pool
 from batcher.runtime.request import Arrival, InferenceReply, InferenceRequest
@@ -37,7 +38,7 @@ from batcher.server.services.streams import (
     no_room,
 )
 from batcher.server.status import Style, to_status
-from batcher.service import RETRY_DRAINING_NS, Batcher
+from batcher.service import RETRY_DRAINING_NS, Batcher, Exchange
 from batcher.telemetry import AdmissionReason, ReplyReason, Stamps
 from batcher.telemetry.load import FORMAT_KEY
 
@@ -89,35 +90,50 @@ class InferenceServicer:
         self._large_messages = low_priority_pool(1, "large-messages")
 
     @property
-    def unary(self) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes | memoryview]]:
-        """The handler of `ModelInfer`; it charges requests if the transport does not."""
-        return self.model_infer if self._charging else self._model_infer_charged
+    def unary(self) -> Callable[[bytes, Any], Coroutine[Any, Any, bytes | memoryview | None]]:
+        """The handler of `ModelInfer` for the transport; that of grpcio writes its answer by itself."""
+        return self.model_infer if self._charging else self.model_infer_written
 
-    async def _model_infer_charged(self, data: bytes, context: Context) -> bytes | memoryview:
+    async def model_infer_written(self, data: bytes, context: Context) -> None:
+        """`model_infer` for grpcio, which tells only of what a handler writes by itself that it was sent.
+
+        The request is charged while it is answered.
+        """
         size = len(data)
+        if not self._buffers.reserve(size):
+            load = self._load_of(context)
+            await abort(context, no_room(self._buffers, size), self._style, metadata=load)
+        exchange = self._batcher.begin(self._clock())
+        loss: AnswerLoss | None = AnswerLoss.LEFT
         try:
-            if not self._buffers.reserve(size):
-                load = self._load_of(context)
-                await abort(context, no_room(self._buffers, size), self._style, metadata=load)
-            try:
-                return await self.model_infer(data, context)
-            finally:
-                self._buffers.release(size)
+            await context.write(await self._answer(data, context, exchange))
+            loss = None
+        except aio.AbortError:
+            loss = None  # its status was sent
+            raise
         finally:
+            exchange.ended(loss)
+            self._buffers.release(size)
             del context  # as in `abort`
 
-    async def model_infer(self, data: bytes, context: Context) -> bytes | memoryview:
-        """One request, one answer, by way of `Batcher.infer`."""
-        arrival_ns = self._clock()
-        deadline_ns = _deadline(context, arrival_ns)
+    async def model_infer(self, data: bytes, context: Call) -> bytes | memoryview:
+        """One request, one answer, by way of `Batcher.answer`."""
+        exchange = self._batcher.begin(self._clock())
+        context.tell_end(exchange.ended)
+        return await self._answer(data, context, exchange)
+
+    async def _answer(
+        self, data: bytes, context: Context | Call, exchange: Exchange
+    ) -> bytes | memoryview:
+        deadline_ns = _deadline(context, exchange.arrival_ns)
         metadata = context.invocation_metadata() or ()
         own = _own(metadata)
         request_id = ""
         wire: WireRequest | None = None
         try:
-            wire = await self._parse(data, arrival_ns, metadata)
+            wire = await self._parse(data, exchange, metadata)
             request_id = wire.id
-            answer, stamps = await self._infer(wire, arrival_ns, deadline_ns, own, metadata)
+            answer, stamps = await self._infer(wire, exchange, deadline_ns, own, metadata)
         except RequestError as error:
             load = self._load.of_call(own, wire)
             await abort(context, error, self._style, request_id=request_id, metadata=load)
@@ -129,7 +145,7 @@ class InferenceServicer:
             if own or self._load.always:
                 trailers = self._load.of_call(own, wire)
                 if TIMINGS_KEY in own:
-                    trailers = (*timings(stamps), *trailers)
+                    trailers = (*timings(stamps, self._clock()), *trailers)
                 context.set_trailing_metadata(trailers)
             return answer
         finally:
@@ -168,27 +184,30 @@ class InferenceServicer:
 
         turns = StreamTurns()
 
-        async def answer(data: bytes) -> bytes | memoryview:
-            arrival_ns = self._clock()
+        async def answer(data: bytes) -> tuple[bytes | memoryview, Exchange]:
+            exchange = self._batcher.begin(self._clock())
             request_id = ""
             link = turns.enter() if len(data) > messages.LARGE_MESSAGE else None
             try:
-                wire = await self._parse(data, arrival_ns, metadata, stream=True)
+                wire = await self._parse(data, exchange, metadata, stream=True)
                 request_id = wire.id
                 response, _ = await self._infer(
-                    wire, arrival_ns, deadline_ns, own, metadata, turns=turns, link=link
+                    wire, exchange, deadline_ns, own, metadata, turns=turns, link=link
                 )
             except RequestError as error:
                 message = to_status(error, self._style, request_id=request_id).message
             except Exception:
                 log.exception(INTERNAL_ERROR)
                 message = INTERNAL_ERROR
+            except BaseException:
+                exchange.ended(AnswerLoss.LEFT)
+                raise
             else:
-                return response
+                return response, exchange
             finally:
                 if link is not None:
                     turns.leave(link)
-            return messages.stream_error(message, request_id=request_id)
+            return messages.stream_error(message, request_id=request_id), exchange
 
         ordered = own.get(STREAM_ORDER_KEY) != "any"
         charges = StreamCharges(self._buffers, transport_charges=self._charging)
@@ -224,25 +243,25 @@ class InferenceServicer:
         return await asyncio.get_running_loop().run_in_executor(self._large_messages, work)
 
     async def _parse(
-        self, data: bytes, arrival_ns: int, metadata: CallMetadata, *, stream: bool = False
+        self, data: bytes, exchange: Exchange, metadata: CallMetadata, *, stream: bool = False
     ) -> WireRequest:
         try:
             if len(data) <= messages.LARGE_MESSAGE:
                 return messages.parse(data)
             return await self._off_loop(partial(messages.parse, data))
         except InvalidRequest:
-            came = Arrival(arrival_ns, metadata=metadata, stream=stream)
-            self._batcher.refused("", "", came, AdmissionReason.INVALID)
+            came = Arrival(exchange.arrival_ns, metadata=metadata, stream=stream)
+            self._batcher.refused(exchange, "", "", came, AdmissionReason.INVALID)
             raise
         except Exception:
-            came = Arrival(arrival_ns, metadata=metadata, stream=stream)
-            self._batcher.refused("", "", came, ReplyReason.INTERNAL)
+            came = Arrival(exchange.arrival_ns, metadata=metadata, stream=stream)
+            self._batcher.refused(exchange, "", "", came, ReplyReason.INTERNAL)
             raise
 
     async def _infer(
         self,
         wire: WireRequest,
-        arrival_ns: int,
+        exchange: Exchange,
         deadline_ns: int | None,
         own: dict[str, str],
         metadata: CallMetadata,
@@ -252,6 +271,7 @@ class InferenceServicer:
     ) -> tuple[bytes | memoryview, Stamps]:
         """`own` is the part of the `metadata` that is for this server; `turns` are those of a stream."""
         raw, stream = self._batcher.takes_raw(wire.model, wire.version), turns is not None
+        arrival_ns = exchange.arrival_ns
         try:
             if len(wire.data) <= messages.LARGE_MESSAGE:
                 request = _read(
@@ -265,7 +285,7 @@ class InferenceServicer:
             reason = AdmissionReason.INVALID if refused else ReplyReason.INTERNAL
             tenant = next((own[key] for key in TENANT_KEYS if key in own), "")
             came = Arrival(arrival_ns, tenant, metadata, stream, wire.id)
-            self._batcher.refused(wire.model, wire.version, came, reason)
+            self._batcher.refused(exchange, wire.model, wire.version, came, reason)
             raise
         if turns is not None:
             if request.sequence is not None:
@@ -274,7 +294,7 @@ class InferenceServicer:
                 turns.leave(link)
         freed = len(wire.data) if stream else 0
         encode = partial(self._encode, request=request, stream=stream, freed=freed)
-        return await self._batcher.answer(request, encode)
+        return await self._batcher.answer(request, encode, exchange)
 
     def _classes(self, reply: InferenceReply, request: InferenceRequest) -> dict[str, Classes]:
         model = self._batcher.models.find(reply.model, reply.version)
@@ -321,15 +341,15 @@ class InferenceServicer:
         return answer if self._charging else bytes(answer), reply.stamps
 
 
-def timings(stamps: Stamps) -> tuple[tuple[str, str], ...]:
-    """A request's stages in microseconds, as trailing metadata."""
+def timings(stamps: Stamps, now_ns: int) -> tuple[tuple[str, str], ...]:
+    """A request's stages in microseconds, as trailing metadata; `reply` up to now, before it is sent."""
     stages = {
         "admission": stamps.enqueued_ns - stamps.arrival_ns,
         "queue": stamps.dispatched_ns - stamps.enqueued_ns,
         "gather": stamps.execute_start_ns - stamps.dispatched_ns,
         "execute": stamps.execute_end_ns - stamps.execute_start_ns,
         "scatter": stamps.settled_ns - stamps.execute_end_ns,
-        "reply": stamps.replied_ns - stamps.settled_ns,
+        "reply": now_ns - stamps.settled_ns,
     }
     text = ",".join(f"{stage}={nanoseconds // 1000}" for stage, nanoseconds in stages.items())
     return ((TIMINGS_KEY, f"{text},batch_rows={stamps.batch_rows}"),)
@@ -363,7 +383,7 @@ def _read(
     )
 
 
-def _deadline(context: Context, now_ns: int) -> int | None:
+def _deadline(context: Context | Call, now_ns: int) -> int | None:
     """The caller's deadline in monotonic nanoseconds, at most a year ahead; None without one."""
     remaining_s = context.time_remaining()
     if remaining_s is None:

@@ -13,13 +13,18 @@ from grpc import aio
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
-from batcher.errors import BufferFull, InvalidRequest
+from batcher.errors import AnswerLoss, BufferFull, InvalidRequest
+from batcher.http2.call import Call
 from batcher.server import messages
 from batcher.server.calls import Context
+from batcher.service import Exchange
 
 Made: TypeAlias = bytes | memoryview
 """A serialized answer."""
-Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, Made]]
+Answer: TypeAlias = Callable[[bytes], Coroutine[Any, Any, tuple[Made, Exchange]]]
+"""Answers a message. Where it raises, it has ended the exchange."""
+Finished: TypeAlias = tuple[Made, "Exchange | None"]
+"""An answer, and the request that ends when it is written; None where it was never begun."""
 
 BUFFER_FULL_RETRY_NS = SECOND
 """The retry hint for a caller whose message does not fit `max_buffered`."""
@@ -159,7 +164,7 @@ class StreamCharges:
         return answer
 
     async def written(self, answer: Made, context: Context) -> None:
-        """Write an answer, and release what was charged for it."""
+        """Write an answer, and release what was charged for it; the send windows have taken it then."""
         size = len(answer) + REQUEST_BYTES
         if self._transport_charges:
             self._release(size)
@@ -209,8 +214,11 @@ class StreamPump:
         self._charges = charges
         self._ordered = ordered
         self._in_flight = asyncio.Semaphore(max_in_flight)
-        self._answers: asyncio.Queue[asyncio.Task[Made] | None] = asyncio.Queue()
-        self._open: set[asyncio.Task[Made]] = set()
+        self._answers: asyncio.Queue[asyncio.Task[Finished] | None] = asyncio.Queue()
+        self._open: set[asyncio.Task[Finished]] = set()
+        self._unsent: set[Exchange] = set()
+        """Requests whose answers wait to be written."""
+        self._given_up = False
         self._reader: asyncio.Task[None] | None = None
         self.ended = False
         """Whether `end` cut the reading short."""
@@ -225,16 +233,32 @@ class StreamPump:
         """Read and answer until the caller has half-closed and every request is answered."""
         self._reader = asyncio.create_task(self._read())
         self._reader.add_done_callback(self._all_read)
-        task: asyncio.Task[Made] | None = None
+        task: asyncio.Task[Finished] | None = None
         try:
             while (task := await self._answers.get()) is not None:
-                await self._charges.written(await task, self._context)
+                answer, exchange = await task
+                await self._charges.written(answer, self._context)
+                if exchange is not None:
+                    self._unsent.discard(exchange)
+                    self._tell_written(exchange)
+                del answer, exchange
                 self._in_flight.release()
             if not self._reader.cancelled():
                 self._reader.result()
         finally:
             task = None
             self._give_up()
+
+    def _tell_written(self, exchange: Exchange) -> None:
+        """End a request when what was written is with the socket; grpcio tells no more than `write` does."""
+        if isinstance(self._context, Call):
+            self._context.tell_written(exchange.ended)
+        else:
+            exchange.ended(None)
+
+    def _lost(self, exchange: Exchange) -> None:
+        context = self._context
+        exchange.ended(context.loss if isinstance(context, Call) else AnswerLoss.LEFT)
 
     def _give_up(self) -> None:
         """Cancel the tasks, and drop every reference to them.
@@ -249,6 +273,10 @@ class StreamPump:
             task.cancel()
         while not self._answers.empty():
             self._answers.get_nowait()
+        self._given_up = True
+        for exchange in self._unsent:
+            self._lost(exchange)
+        self._unsent.clear()
         self._charges.release()
 
     async def _read(self) -> None:
@@ -269,10 +297,18 @@ class StreamPump:
             last = asyncio.gather(*self._open, return_exceptions=True)
             last.add_done_callback(lambda _: self._answers.put_nowait(None))
 
-    async def _made(self, data: bytes, *, charged: bool) -> Made:
+    async def _made(self, data: bytes, *, charged: bool) -> Finished:
         if not charged:
-            return self._charges.answered(self._charges.refused(data), 0)
-        return self._charges.answered(await self._answer(data), len(data))
+            return self._charges.answered(self._charges.refused(data), 0), None
+        answer, exchange = await self._answer(data)
+        if self._given_up:
+            self._lost(exchange)
+        else:
+            self._unsent.add(exchange)
+        made = self._charges.answered(answer, len(data))
+        if made is not answer:
+            exchange.loss = AnswerLoss.NO_ROOM
+        return made, exchange
 
     def _begin(self, data: bytes) -> None:
         task = asyncio.create_task(self._made(data, charged=self._charges.charge_request(data)))
@@ -283,6 +319,6 @@ class StreamPump:
         else:
             task.add_done_callback(self._finished)
 
-    def _finished(self, task: asyncio.Task[Made]) -> None:
+    def _finished(self, task: asyncio.Task[Finished]) -> None:
         if self._reader is not None:
             self._answers.put_nowait(task)

@@ -204,10 +204,10 @@ async def test_leaving_at_any_moment(start, hello, request_of, eventually, seed,
     batcher, entered = application.batcher, 0
     answer = batcher.answer
 
-    async def counted(request, encode):
+    async def counted(request, encode, exchange):
         nonlocal entered
         entered += 1
-        return await answer(request, encode)
+        return await answer(request, encode, exchange)
 
     monkeypatch.setattr(batcher, "answer", counted)
 

@@ -78,6 +78,14 @@ class Middle:
         )
         self.batcher = Batcher(ModelRegistry([self.model]), self.runner, telemetry, self.clock)
 
+    async def answer(self, request, encode, loss=None):
+        """Answer a request, and end it as the transport would."""
+        exchange = self.batcher.begin(request.arrival_ns)
+        try:
+            return await self.batcher.answer(request, encode, exchange)
+        finally:
+            exchange.ended(loss)
+
     def _made(self):
         self.fakes.append(self.make_executor())
         return self.fakes[-1]

@@ -24,7 +24,7 @@ async def test_a_reply_that_cannot_be_encoded_counts_as_failed(middle, error, en
         raise error
 
     with pytest.raises(type(error)):
-        await middle.batcher.answer(middle.request(), encode)
+        await middle.answer(middle.request(), encode)
     assert middle.counted() == {end: 1}
 
 
@@ -37,7 +37,7 @@ async def test_a_request_cancelled_while_its_reply_is_encoded_counts_as_cancelle
         await asyncio.Event().wait()
 
     request = middle.request(deadline_ns=middle.clock() + 5 if late else None)
-    call = asyncio.create_task(middle.batcher.answer(request, encode))
+    call = asyncio.create_task(middle.answer(request, encode))
     await reached.wait()
     middle.clock.advance(10)
     call.cancel()

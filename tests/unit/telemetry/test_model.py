@@ -63,28 +63,39 @@ def test_refusals_for_predictions_are_counted_by_what_they_are_blamed_on(model, 
     }
 
 
-def test_a_request_refused_by_admission_was_never_in_the_queue(model, stamps, stage_sums):
-    ended = stamps(10, 11, 0, 0, 0, 12, 13)
+def test_a_request_refused_on_arrival_was_never_in_the_queue(model, stamps, stage_sums):
+    ended = stamps(10, 11)
+    ended.not_answered(12 * MILLISECOND, 11 * MILLISECOND)
+    ended.replied_ns = 13 * MILLISECOND
     model.request_ended(Outcome.REJECTED, Reason.QUEUE_REQUESTS, 1, ended, None)
-    assert stage_sums() == {"admission": 1, "reply": 1}
+    assert stage_sums() == {"admission": 2, "reply": 1}
 
 
-def test_a_request_refused_at_admission_has_a_duration_and_no_stage(
-    model, stamps, value, stage_sums
-):
+def test_a_request_refused_before_the_scheduler_is_in_admission(model, stamps, value, stage_sums):
     ended = stamps(10, 0, 0, 0, 0, 12)
     model.request_ended(Outcome.REJECTED, AdmissionReason.INVALID, 0, ended, None)
-    assert stage_sums() == {}
+    assert stage_sums() == {"admission": 2, "reply": 0}
     assert value("batcher_requests_total", outcome="rejected", reason="invalid") == 1
     assert value("batcher_request_duration_seconds_sum", outcome="rejected") == 0.002
 
 
-def test_a_request_cancelled_while_it_runs_has_no_time_in_the_stages_it_left(
-    model, stamps, stage_sums
+@pytest.mark.parametrize("started", [0, 13])
+def test_a_request_that_ends_while_it_runs_is_in_execute_until_then(
+    model, stamps, stage_sums, started
 ):
-    before_the_batch_ended = stamps(10, 11, 12, 13, 40, 20, 21)
-    model.request_ended(Outcome.CANCELLED, Reason.CALLER_CANCELLED, 1, before_the_batch_ended, None)
-    assert stage_sums() == {"admission": 1, "queue": 1, "gather": 1, "execute": 27, "reply": 1}
+    ended = stamps(10, 11, 12, started)
+    ended.not_answered(20 * MILLISECOND, 20 * MILLISECOND)
+    ended.executed(14 * MILLISECOND, 0)
+    ended.replied_ns = 21 * MILLISECOND
+    model.request_ended(Outcome.CANCELLED, Reason.CALLER_CANCELLED, 1, ended, None)
+    known = started or 12
+    assert stage_sums() == {
+        "admission": 1,
+        "queue": 1,
+        "execute": 20 - known,
+        "reply": 1,
+        **({"gather": 1} if started else {"gather": 0}),
+    }
 
 
 @pytest.mark.parametrize(
