@@ -151,7 +151,7 @@ class Batcher:
             exchange.ended(None)
 
     def begin(self, arrival_ns: int) -> Exchange:
-        """A request has arrived. Whoever calls this calls `Exchange.ended` once, whatever happens."""
+        """A request has arrived. The caller must call `Exchange.ended` once, whatever happens."""
         self._open += 1
         return Exchange(self._end, arrival_ns)
 

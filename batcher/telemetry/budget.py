@@ -12,7 +12,7 @@ class Hop(StrEnum):
 
     UPSTREAM = "upstream"
     """Before its arrival, as the caller says."""
-    GATE = "gate"
+    ADMISSION = "admission"
     """Stage `admission`."""
     QUEUE = "queue"
     """Stages `queue` and `gather`."""

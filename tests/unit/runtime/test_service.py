@@ -60,7 +60,7 @@ async def test_a_reset_just_before_the_deadline_means_that_the_caller_saw_it_pas
         await asyncio.Event().wait()
 
     request = middle.request(deadline_ns=middle.clock() + 500_000_000)
-    call = asyncio.create_task(middle.batcher.answer(request, encode))
+    call = asyncio.create_task(middle.answer(request, encode))
     await reached.wait()
     middle.clock.advance(request.arrival_ns + at_ms * 1_000_000 - middle.clock())
     call.cancel()
