@@ -158,7 +158,7 @@ class Tracer:
             ended.model,
             ended.version,
             ended.outcome,
-            ended.reason,
+            str(ended.reason),
             self._status_of(ended.reason),
             ended.rows,
             stamps,
