@@ -105,6 +105,11 @@ class Exchange:
         self.loss: AnswerLoss | None = None
         """Set where an error is sent instead of the answer."""
 
+    @property
+    def about(self) -> PendingRequest | EndedRequest | None:
+        """What is known of the request, for its log records; None before it is read."""
+        return self.pending or self.refused
+
     def ended(self, loss: AnswerLoss | None) -> None:
         """Its last byte was handed to the transport, or that is why not. Counts once. Never raises."""
         end, self._end = self._end, None

@@ -43,7 +43,7 @@ class EndedRequest:
     """How the target was split; None for a model without a target."""
     metadata: Sequence[tuple[str, str | bytes]] = ()
     """The metadata of its call; all requests of a stream have the same."""
-    trace: object | None = None
+    trace: Any = None
     """Its trace context, where tracing had to know that before its end."""
     tenant: str = ""
     """As its caller says."""

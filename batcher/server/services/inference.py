@@ -41,6 +41,7 @@ from batcher.server.status import Style, to_status
 from batcher.service import RETRY_DRAINING_NS, Batcher, Exchange
 from batcher.telemetry import AdmissionReason, ReplyReason, Stamps
 from batcher.telemetry.load import FORMAT_KEY
+from batcher.telemetry.tracing.log_fields import failed_fields
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class InferenceServicer:
             load = self._load.of_call(own, wire)
             await abort(context, error, self._style, request_id=request_id, metadata=load)
         except Exception:
-            log.exception(INTERNAL_ERROR)
+            log.exception(INTERNAL_ERROR, extra=failed_fields(exchange.about))
             load = self._load.of_call(own, wire)
             await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR, load)
         else:
@@ -197,7 +198,7 @@ class InferenceServicer:
             except RequestError as error:
                 message = to_status(error, self._style, request_id=request_id).message
             except Exception:
-                log.exception(INTERNAL_ERROR)
+                log.exception(INTERNAL_ERROR, extra=failed_fields(exchange.about))
                 message = INTERNAL_ERROR
             except BaseException:
                 exchange.ended(AnswerLoss.LEFT)

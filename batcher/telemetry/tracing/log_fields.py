@@ -15,7 +15,8 @@ from batcher.telemetry.tracing.context import Metadata, TraceContext
 class Owner(Protocol):
     """A request that a log record is about."""
 
-    trace: TraceContext | None
+    trace: Any
+    """Its `TraceContext`, if it has one already."""
 
     @property
     def metadata(self) -> Metadata:
@@ -54,6 +55,7 @@ def failed_fields(owner: Owner | None) -> dict[str, Any]:
     """The same for a request that fails; empty if it is not traced."""
     if not _now or owner is None:
         return {}
-    if owner.trace is None:
-        owner.trace = _now[-1].make(owner.metadata)
-    return fields(owner.trace) if owner.trace.sampled or _now[-1].keeps_failed else {}
+    context: TraceContext | None = owner.trace
+    if context is None:
+        context = owner.trace = _now[-1].make(owner.metadata)
+    return fields(context) if context.sampled or _now[-1].keeps_failed else {}

@@ -108,10 +108,9 @@ class Tracer:
         context = ended.trace
         if context is None:
             context = self._sampler.context(ended.metadata)
-            if not context.sampled and not self._keeps(ended.outcome, ended.stamps, ended.due_ns):
-                return
         assert isinstance(context, TraceContext)  # noqa: S101 - nothing else is put there
-        self._trace(ended, context)
+        if context.sampled or self._keeps(ended.outcome, ended.stamps, ended.due_ns):
+            self._trace(ended, context)
 
     def _keeps(self, outcome: Outcome | None, stamps: Stamps, due_ns: int | None) -> bool:
         """Whether `always` keeps a request that ended so."""

@@ -123,3 +123,30 @@ async def test_an_internal_error_has_the_ids_of_its_request(
     assert record["trace_id"] == span.trace_id.hex()
     assert record["span_id"] == span.span_id.hex()
     assert "ZeroDivisionError" in record["exception"]
+
+
+@pytest.mark.parametrize("place", ["response_parts", "to_request"])
+async def test_an_internal_error_of_the_server_has_them_too(
+    traced, collector_over_grpc, hello, dial, request_of, logged, monkeypatch, place
+):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    async with traced(
+        collector_over_grpc, hello(), sample_ratio=0, always=["failed"]
+    ) as application:
+        stub = await dial(application.grpc.addresses[0])
+        stream = logged("json")
+        monkeypatch.setattr(f"batcher.server.messages.{place}", broken)
+        with pytest.raises(aio.AioRpcError):
+            await stub.ModelInfer(request_of(), metadata=(UNSAMPLED,))
+        call = stub.ModelStreamInfer(metadata=(UNSAMPLED,))
+        await call.write(request_of())
+        assert (await call.read()).error_message
+        await call.done_writing()
+        monkeypatch.undo()
+    spans = {(span.trace_id.hex(), span.span_id.hex()) for span in collector_over_grpc.requests}
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    records = [line for line in lines if "internal error" in line["message"]]
+    assert len(spans) == 2
+    assert {(record["trace_id"], record["span_id"]) for record in records} == spans
