@@ -191,7 +191,11 @@ def _queue(queue: QueueConfig) -> str:
 
 
 def _devices(models: Sequence[ModelConfig], config: Config) -> str:
-    from batcher.config import limits_of
+    from batcher.config import gpus_of, limits_of
 
-    limits = limits_of(models, config.devices)
-    return "batches at once: " + ", ".join(f"{name} {limit}" for name, limit in limits.items())
+    limits, gpus = limits_of(models, config.devices), gpus_of(config.devices)
+    said = (
+        f"{name} {limit}" + (f" (GPU {gpus[name]})" if name in gpus else "")
+        for name, limit in limits.items()
+    )
+    return f"batches at once: {', '.join(said)}"

@@ -21,6 +21,9 @@ RESERVED_PARAMETERS: Final = frozenset(
 )
 """Request parameters that the protocol itself uses: they reach no executor."""
 
+MOST_OF_A_NAME: Final = 100
+"""Characters that the name of a GPU may have; UUIDs have about 40."""
+
 RESERVED_PREFIX: Final = "triton_"
 """Other request parameters that begin with this are refused."""
 
@@ -32,6 +35,15 @@ def declared_problems(
     yield from _axes(metadata, context, capabilities)
     yield from _batch_sizes(metadata.batch_sizes, context.max_batch_size, capabilities)
     yield from _parameters(metadata.parameters)
+    yield from _gpu(metadata.gpu)
+
+
+def _gpu(gpu: object) -> Iterator[str]:
+    number = isinstance(gpu, int) and not isinstance(gpu, bool) and gpu >= 0
+    text = isinstance(gpu, str) and 0 < len(gpu) <= MOST_OF_A_NAME
+    if not (gpu is None or number or text):
+        got = repr(gpu)[:MOST_OF_A_NAME]
+        yield f"gpu: got {got}; allowed: CUDA's number, a UUID, a PCI bus id, or None"
 
 
 def _axes(

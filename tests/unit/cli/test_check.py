@@ -377,3 +377,13 @@ def test_files_of_tracing(run, write):
     assert result.exit_code == 2
     assert "tracing.headers.a.file (line 2): got" in result.stderr
     assert "tracing.tls.ca (line 2): got" in result.stderr
+
+
+def test_the_gpu_of_a_device_is_shown(run, write):
+    path = write("""
+models: [{name: m, executor: emulated, device: gpu0}, {name: n, executor: emulated}]
+devices: {gpu0: {gpu: "0000:3b:00.0"}}
+""")
+    result = run("check", path)
+    assert result.exit_code == 0
+    assert "batches at once: gpu0 1 (GPU 0000:3b:00.0), cpu 1" in " ".join(result.stdout.split())

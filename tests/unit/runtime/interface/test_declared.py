@@ -88,6 +88,18 @@ def test_parameters_must_be_such_that_reach_an_executor(names, said):
     assert said in refused(replace(METADATA, parameters=names))
 
 
+@pytest.mark.parametrize("gpu", [True, -1, 1.5, "", "G" * 101, ["GPU-1"], b"GPU-1"])
+def test_a_gpu_must_be_one_that_has_a_name(gpu):
+    said = refused(replace(METADATA, gpu=gpu))
+    assert "allowed: CUDA's number, a UUID, a PCI bus id, or None" in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("gpu", [None, 0, 15, "GPU-1b2c3d4e", "0000:3b:00.0"])
+def test_names_of_gpus(gpu):
+    with_row_axes(replace(METADATA, gpu=gpu), CONTEXT, Capabilities(dynamic_axes=True))
+
+
 def test_the_reserved_parameters_are_those_that_the_server_takes_out():
     assert frozenset(parameters._RESERVED) == RESERVED_PARAMETERS
     assert parameters._RESERVED_PREFIX == RESERVED_PREFIX
