@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from batcher.clock import SECOND, Clock
-from batcher.core.commands import Outcome
 from batcher.core.observation import ModelObservation, Observation
 from batcher.telemetry.export import Labels
 from batcher.telemetry.live.history import History, Point
-from batcher.telemetry.live.window import Counts, Window, Windows, counts
+from batcher.telemetry.live.window import (
+    Counts,
+    Window,
+    Windows,
+    arrived_between,
+    between,
+    counts,
+    unserved_between,
+)
 from batcher.telemetry.model import ModelTelemetry
 
 
@@ -27,7 +35,7 @@ class Counted(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class ModelSample:
     """One model at the last sample."""
 
@@ -35,13 +43,18 @@ class ModelSample:
     version: str
     counts: Counts
     """Its counters, since the start."""
-    window: Window | None
-    """The last seconds; None at the first sample of the model."""
+    before: Counts | None
+    """Its counters at the start of the window; None at the first sample of the model."""
     queue: ModelObservation | None
     """Its queue; None while the scheduler does not know it (it is loading, or failed to load)."""
     peak_age_s: float
     """The highest age that its oldest unanswered request had since the sample before."""
     history: History
+
+    @cached_property
+    def window(self) -> Window | None:
+        """The last seconds; None at the first sample of the model. Computed for those who ask."""
+        return None if self.before is None else between(self.before, self.counts)
 
     @property
     def age_s(self) -> float:
@@ -109,19 +122,12 @@ class Sampler:
         unanswered = 0 if queue is None else queue.waiting_requests + queue.executing_requests
         read = counts(model, unanswered, now_ns)
         found = kept.windows.add(read)
-        longest_s = model.take_longest_ns() / SECOND
         name, version = model.labels
-        sample = ModelSample(
-            name, version, read, found and found[1], queue, longest_s, kept.history
-        )
-        peak_s = max(longest_s, sample.age_s)
+        window = None if found is None else found[1]
+        sample = ModelSample(name, version, read, window, queue, 0.0, kept.history)
+        sample.peak_age_s = max(model.take_longest_ns() / SECOND, sample.age_s)
         if found is not None:
-            kept.history.add(_point(found[0], peak_s), skipped=max(0, round(passed_s) - 1))
-        return ModelSample(name, version, read, sample.window, queue, peak_s, kept.history)
-
-
-def _point(last: Window, peak_s: float) -> Point:
-    unserved = sum(
-        [last.total(each) for each in (Outcome.REJECTED, Outcome.EXPIRED, Outcome.FAILED)]
-    )
-    return Point(peak_s, last.arrived * last.seconds, (unserved + last.late) * last.seconds)
+            arrived, unserved = arrived_between(found[0], read), unserved_between(found[0], read)
+            point = Point(sample.peak_age_s, arrived, unserved)
+            kept.history.add(point, skipped=max(0, round(passed_s) - 1))
+        return sample

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import sub
 from typing import Final
 
 from batcher.clock import SECOND
@@ -82,21 +83,37 @@ class Window:
         return sum([rate for end, rate in self.ended.items() if end[0] is outcome])
 
 
+_LATENCY_BOUNDS: Final = LATENCY.limits()
+_UNSERVED: Final = frozenset({Outcome.REJECTED, Outcome.EXPIRED, Outcome.FAILED})
+
+
+def arrived_between(before: Counts, now: Counts) -> int:
+    """Requests that arrived between two readings."""
+    ended = sum(now.ended.values()) - sum(before.ended.values())
+    # A generation that is dropped takes what waits with it: that is no negative arrival.
+    return max(0, ended + now.unanswered - before.unanswered)
+
+
+def unserved_between(before: Counts, now: Counts) -> int:
+    """Requests that ended between two readings without an answer in time."""
+    lost = sum([n for end, n in now.ended.items() if end[0] in _UNSERVED])
+    lost -= sum([n for end, n in before.ended.items() if end[0] in _UNSERVED])
+    return lost + now.late - before.late
+
+
 def between(before: Counts, now: Counts) -> Window:
     """The difference of two readings of the same counters, `before` the earlier one."""
     seconds = max(1, now.at_ns - before.at_ns) / SECOND
     gone = {end: n - before.ended.get(end, 0) for end, n in now.ended.items()}
-    arrived = sum(gone.values()) + now.unanswered - before.unanswered
-    answers = [b - a for a, b in zip(before.answers, now.answers, strict=True)]
-    batches = [b - a for a, b in zip(before.batches, now.batches, strict=True)]
+    answers = list(map(sub, now.answers, before.answers))
+    batches = list(map(sub, now.batches, before.batches))
     return Window(
         seconds,
-        # A generation that is dropped takes what waits with it: that is no negative arrival.
-        max(0, arrived) / seconds,
+        arrived_between(before, now) / seconds,
         {end: n / seconds for end, n in gone.items() if n},
         (now.late - before.late) / seconds,
-        quantile(LATENCY.limits(), answers, 0.5),
-        quantile(LATENCY.limits(), answers, 0.99),
+        quantile(_LATENCY_BOUNDS, answers, 0.5),
+        quantile(_LATENCY_BOUNDS, answers, 0.99),
         batches[-1] / seconds,
         (now.rows - before.rows) / batches[-1] if batches[-1] else None,
         [batches[0], *(b - a for a, b in pairwise(batches))],
@@ -115,8 +132,8 @@ class Windows:
     def __init__(self) -> None:
         self._readings: deque[Counts] = deque(maxlen=WINDOW_S + 1)
 
-    def add(self, now: Counts) -> tuple[Window, Window] | None:
-        """The last second and the last `WINDOW_S` seconds; None for the first reading."""
+    def add(self, now: Counts) -> tuple[Counts, Counts] | None:
+        """The reading before this one, and the one at the start of the window; None for the first."""
         self._readings.append(now)
         # After a stall of the event loop readings are further apart: what is too old is no part of it.
         oldest_ns = now.at_ns - round((WINDOW_S + 0.5) * SECOND)
@@ -124,7 +141,7 @@ class Windows:
             self._readings.popleft()
         if len(self._readings) == 1:
             return None
-        return between(self._readings[-2], now), between(self._readings[0], now)
+        return self._readings[-2], self._readings[0]
 
 
 def quantile(bounds: Sequence[float], cumulative: Sequence[int], q: float) -> float | None:
