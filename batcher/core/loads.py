@@ -52,7 +52,7 @@ def loads(
     for of_model in own.values():
         for device, number in of_model.items():
             devices[device] = devices.get(device, 0) + number
-    devices = {d: min(n, fleet.device_limits.get(d, n)) for d, n in devices.items()}
+    devices = {d: _limited(fleet, d, n) for d, n in devices.items()}
     offers = {name: _offer(model, own[name], now_ns) for name, model in models.items()}
     found = {name: _model_load(offers[name], own[name]) for name in models}
     observed: list[DeviceObservation] = []
@@ -80,7 +80,12 @@ def _slots(fleet: Fleet, name: str, now_ns: int) -> dict[str, int]:
         if not instance.draining and not _hangs(instance, fleet, now_ns):
             device = instance.up.device
             slots[device] = slots.get(device, 0) + instance.up.max_in_flight
-    return {d: min(n, fleet.device_limits.get(d, n)) for d, n in slots.items()}
+    return {d: _limited(fleet, d, n) for d, n in slots.items()}
+
+
+def _limited(fleet: Fleet, device: str, slots: int) -> int:
+    """So many of the slots as the device runs at once; its last one counts while a warm-up batch has it."""
+    return max(1, min(slots, fleet.device_limits.get(device, slots)))
 
 
 def _hangs(instance: Instance, fleet: Fleet, now_ns: int) -> bool:

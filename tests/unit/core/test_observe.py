@@ -87,3 +87,15 @@ def test_batches_of_a_removed_model_are_not_shown_as_a_model(play):
 
     assert seen.models == ()
     assert seen.instances[0].in_flight == 1
+
+
+def test_a_device_whose_last_slot_a_warm_up_has_serves_as_ever_for_the_scale_signal(play):
+    play.none(target=50)
+    play.up(device="gpu")
+    for at in range(0, 2_000, 100):
+        play.arrive(at + 1, at=at)
+        play.done(at // 100 + 1, at + 1, at=at + 10)
+    before = observe(play, 2_000).models[0]
+    play.limit("gpu", max_in_flight=0)
+    assert observe(play, 2_000).models[0] == before
+    assert before.capacity_rows_per_s
