@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from batcher.core.record import record
-from batcher.core.service_time.estimator import ServiceTimes
+from batcher.core.service_time.estimator import ServiceTimes, least_of_rows
 from batcher.core.settings import ModelSettings, NoBatching
 
 STEPS: Final = 14
@@ -74,11 +74,8 @@ def flow(
         most = min(len(curve) - 1, max(1, round(batches_of)))
         curve = [0.0, *[curve[most] * rows / most for rows in range(1, most + 1)]]
         alone = [0.0, *[alone[most]] * most]
-    least, each_ns = [0.0], float("inf")
-    for rows in range(1, len(curve)):
-        each_ns = min(each_ns, curve[rows] / rows)
-        least.append(each_ns)
-    return Flow(rate, curve, alone, least, settings.target_ns)
+        return Flow(rate, curve, alone, least_of_rows(curve), settings.target_ns)
+    return Flow(rate, curve, alone, times.least, settings.target_ns)
 
 
 def times_served(flows: Sequence[Flow], slots: int) -> float:

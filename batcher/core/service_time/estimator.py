@@ -6,6 +6,8 @@ With times that never vary, drift and margin are exactly 1 and the curve is exac
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, islice
+from operator import truediv
 
 from batcher.core.batch_sizes import BatchSizes
 from batcher.core.captured import Captured
@@ -27,6 +29,11 @@ noisy device does not make every request look late. Half as much is the same wit
 a bound up to 3 points are lost where one row takes over half of the target."""
 
 _NEVER = float("inf")
+
+
+def least_of_rows(curve: Sequence[float]) -> Sequence[float]:
+    """The least time of a row in batches of at most so many rows, by rows; `curve` has that of batches."""
+    return [0.0, *accumulate(map(truediv, islice(curve, 1, None), range(1, len(curve))), min)]
 
 
 class ServiceTimes(Captured):
@@ -52,6 +59,8 @@ class ServiceTimes(Captured):
         "_curve",
         "_drift",
         "_fastest",
+        "_least",
+        "_least_of",
         "_noise",
         "_outliers",
         "_period",
@@ -101,6 +110,8 @@ class ServiceTimes(Captured):
         """The shortest time of one row, in the previous `FORGET_NS` and in the current ones."""
         self._period = 0
         self._published: object = None
+        self._least_of: Sequence[float] | None = None
+        self._least: Sequence[float] = ()
 
     def __bool__(self) -> bool:
         return bool(self.curve)
@@ -116,6 +127,13 @@ class ServiceTimes(Captured):
         Empty where nothing is pipelined, and while nothing is known of the device's own time.
         """
         return self._copies.times if self._curve.times else ()
+
+    @property
+    def least(self) -> Sequence[float]:
+        """The least time of a row in batches of at most so many rows: of `curve`, once for each."""
+        if self._least_of is not self.curve:
+            self._least_of, self._least = self.curve, least_of_rows(self.curve)
+        return self._least
 
     def ahead_ns(self, rows: int) -> float:
         """How much longer a batch takes on an idle instance than it keeps that from the next one."""
