@@ -1,7 +1,8 @@
 """What a scrape of many models costs: its size, its processor time, and for how long it holds up the event loop.
 
 The server runs in this process, and its metrics are written as for a scrape, by the same code. Times are processor
-time of the thread, the least of all rounds: others on the machine only ever add to them.
+time of the thread, of each piece the least of all rounds: others on the machine only ever add to them. The event loop
+is held for one piece at most when the time of a slice is over.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import argparse
 import gc
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,31 +62,29 @@ def document(models: int) -> dict[str, Any]:
     }
 
 
-def slices(written: Iterator[bytes]) -> Iterator[tuple[float, bytes]]:
-    """The processor seconds of each slice between two iterations of the event loop, and its text."""
-    began_s, text = time.thread_time(), b""
-    for piece in written:
-        text += piece
-        took_s = time.thread_time() - began_s
-        if took_s >= SLICE_S:
-            yield took_s, text
-            began_s, text = time.thread_time(), b""
-    yield time.thread_time() - began_s, text
-
-
 def measure(application: Application, accept: str, rounds: int) -> dict[str, float]:
-    """The least of all rounds."""
-    totals, longest, text = [], [], b""
+    """The least of all rounds; a piece is what is written between two looks at the clock."""
+    least: dict[tuple[bytes, int], float] = {}
+    text: list[bytes] = []
     for _ in range(rounds):
-        found = list(slices(pieces(application.registry, accept)))
-        totals.append(sum(took_s for took_s, _ in found))
-        longest.append(max(took_s for took_s, _ in found))
-        text = b"".join(part for _, part in found)
+        text = []
+        place = (b"", 0)
+        began_s = time.thread_time()
+        for piece in pieces(application.registry, accept):
+            took_s = time.thread_time() - began_s
+            if piece.startswith(b"# HELP"):
+                place = (piece.split(b" ", 3)[2], 0)
+            least[place] = min(least.get(place, took_s), took_s)
+            # An empty piece comes when a family is counted, before it is written.
+            place = (place[0] if piece else place[0] + b" and the next", place[1] + 1)
+            text.append(piece)
+            began_s = time.thread_time()
+    written = b"".join(text)
     return {
-        "bytes": len(text),
-        "series": sum(not line.startswith(b"#") for line in text.splitlines()),
-        "cpu_ms": round(1e3 * min(totals), 2),
-        "longest_ms": round(1e3 * min(longest), 3),
+        "bytes": len(written),
+        "series": sum(not line.startswith(b"#") for line in written.splitlines()),
+        "cpu_ms": round(1e3 * sum(least.values()), 2),
+        "longest_ms": round(1e3 * (max(least.values()) + SLICE_S), 3),
     }
 
 
