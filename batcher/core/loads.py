@@ -115,6 +115,8 @@ def _offer(model: Model, own: Mapping[str, int], now_ns: int) -> Offer | None:
         return Offer(rows, (), 1.0)
     by_bucket: dict[Shapes, float] = {}
     for bucket, rate in rates.items():
+        if not rate:
+            continue  # what has only just come is a burst as yet
         at = bucket if bucket in known else usual
         by_bucket[at] = by_bucket.get(at, 0.0) + rate
     heaviest = sorted(by_bucket, key=lambda bucket: -cost_ns({bucket: by_bucket[bucket]}))
