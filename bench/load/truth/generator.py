@@ -29,6 +29,7 @@ PATH = methods(INFERENCE)["ModelInfer"].path
 STREAM = methods(INFERENCE)["ModelStreamInfer"].path
 WIDE = 3
 """The deed of a request that does not fit the model."""
+LAG_STEP_NS = 5_000_000
 LONGEST_S = 90.0
 """After this a request without an answer is given up, and counts as never answered."""
 
@@ -93,6 +94,30 @@ def _right(reply: bytes, number: int) -> bool:
     return answer.id == str(number) and got[0] == 2.0 * number
 
 
+class Lags:
+    """Writes down when this process did not run although it wanted to, as requests must have waited then."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", buffering=1)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop."""
+        self._over.set()
+        self._thread.join()
+        self._file.close()
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            before_ns = time.monotonic_ns()
+            time.sleep(LAG_STEP_NS / 1e9)
+            late_ns = time.monotonic_ns() - before_ns - LAG_STEP_NS
+            if late_ns > LAG_STEP_NS:
+                self._file.write(json.dumps([before_ns, late_ns]) + "\n")
+
+
 class Stream:
     """One call of ModelStreamInfer; the answers are read on a thread of their own."""
 
@@ -139,9 +164,11 @@ def main() -> None:
     made = [(each, message(each[0], *each[2:5], *each[7:])) for each in plan["requests"]]
     streams = [Stream(channel, log) for channel in channels if plan.get("stream")]
     print("ready", flush=True)
-    send(made, int(sys.stdin.readline()), channels, streams, log)
+    start_ns = int(sys.stdin.readline())
+    lags = Lags(Path(f"{sys.argv[2]}.lags"))
+    send(made, start_ns, channels, streams, log)
     log.finish()
-    for each in (*streams, *channels):
+    for each in (lags, *streams, *channels):
         each.close()
 
 

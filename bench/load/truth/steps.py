@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from truth.capacity import Flow
 from truth.scene import ModelPlan, Scene
-from truth.statements.scale import row_s
+from truth.statements.scale import slowest
 from truth.world import SECOND, World
 
 SLOW = ModelPlan(base_ms=60, row_ms=6, batching={"target_p99": "400ms"})
@@ -28,9 +29,12 @@ class Stream:
     priorities: Sequence[int | None] = (None,)
     """Those of its requests, in turns."""
 
-    def requests(self, load: float, begin_s: float, seconds: float, first: int) -> list[list[Any]]:
-        """Those that make up its share of so much load of one slot, numbered from `first` on."""
-        rate = load * self.share / row_s(self.plan, self.columns) / self.rows
+    def requests(
+        self, load: float, slots: int, begin_s: float, seconds: float, first: int
+    ) -> list[list[Any]]:
+        """Those that make up its share of so much load, numbered from `first` on."""
+        flow = Flow(self.plan, self.plan.width(self.columns))
+        rate = load * flow.rate(self.share * slots) / self.rows
         levels = self.priorities
         return [
             [
@@ -65,8 +69,7 @@ class Steps:
         for place, level in enumerate(self.levels):
             for stream in self.streams:
                 begin_s, first = place * self.seconds, 1 + len(requests)
-                load = level * self.slots
-                requests += stream.requests(load, begin_s, self.seconds, first)
+                requests += stream.requests(level, self.slots, begin_s, self.seconds, first)
         models = list({stream.plan.name: stream.plan for stream in self.streams}.values())
         lasts = self.seconds * len(self.levels)
         return Scene(models=models, requests=requests, seconds=lasts, config=self.config)
@@ -83,9 +86,11 @@ class Steps:
                 for scrape, value in pairs
                 if begin_ns < scrape.begin_ns < end_ns
             ]
-            off = [at_s for at_s, value in mine if not 0.9 * level <= value <= 1.1 * level]
+            most = 1.1 * level * slowest(world, end_ns)
+            off = [at_s for at_s, value in mine if not 0.9 * level <= value <= most]
             settled = [value for at_s, value in mine if at_s >= SETTLED_S]
-            found.append(Seen(level, min(settled), max(settled), max(off, default=0.0)))
+            slow = slowest(world, end_ns)
+            found.append(Seen(level, min(settled), max(settled), max(off, default=0.0), slow))
         return found
 
 
@@ -97,11 +102,13 @@ class Seen:
     lowest: float
     highest: float
     settled_s: float
+    slowest: float = 1.0
+    """How many times as long as it should the slowest batch took meanwhile."""
 
     @property
     def right(self) -> bool:
-        """Whether it is within 10 % of the truth from five seconds after the step on."""
-        within = 0.9 * self.true <= self.lowest and self.highest <= 1.1 * self.true
+        """Whether it is within 10 % from five seconds after the step on, of a device as slow as it was."""
+        within = 0.9 * self.true <= self.lowest and self.highest <= 1.1 * self.true * self.slowest
         return within and self.settled_s <= SETTLED_S
 
     def figures(self) -> dict[str, Any]:

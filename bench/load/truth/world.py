@@ -15,6 +15,8 @@ from truth.prometheus import Labels, Sample
 MS = 1_000_000
 SECOND = 1_000_000_000
 NEVER_NS = 1 << 62
+NEAR_NS = 50 * MS
+"""A request may have been held up by what the machine did this long after it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Request:
     columns: int = 4
     due_ns: int = 0
     sent_ns: int = 0
+    lag_ns: int = 0
+    """How much later it may have been sent in truth: the generator, or its machine, stood still then."""
     done_ns: int = NEVER_NS
     code: str = "unanswered"
     text: str = ""
@@ -247,11 +251,16 @@ class World:
 def read_requests(plan: Sequence[Sequence[Any]], log: Path) -> dict[int, Request]:
     """Every request of the plan, with what the generator wrote of it."""
     requests = {each[0]: Request(each[0], *each[2:6], (*each[7:], 4)[0] or 4) for each in plan}
+    lags = Path(f"{log}.lags")
+    stood = [json.loads(line) for line in lags.read_text().splitlines()] if lags.exists() else []
     for line in log.read_text().splitlines() if log.exists() else ():
         number, due_ns, sent_ns, done_ns, code, text = json.loads(line)
         one = requests[number]
         one.due_ns, one.sent_ns, one.done_ns = due_ns, sent_ns, done_ns
         one.code, one.text = code, text
+        one.lag_ns = sum(
+            late_ns for at_ns, late_ns in stood if -late_ns - NEAR_NS < at_ns - sent_ns < NEAR_NS
+        )
     return requests
 
 

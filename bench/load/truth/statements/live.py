@@ -54,7 +54,10 @@ def waiting(
         for each, first_ns, last_ns in requests:
             if each.sent_ns <= scrape.end_ns and last_ns >= scrape.begin_ns:
                 high += weight(each)
-                if each.sent_ns + HANDED_NS < scrape.begin_ns and first_ns > scrape.end_ns:
+                if (
+                    each.sent_ns + HANDED_NS + each.lag_ns < scrape.begin_ns
+                    and first_ns > scrape.end_ns
+                ):
                     low += weight(each)
         return Span(low, high)
 
@@ -76,17 +79,18 @@ def _executing(world: World, model: str) -> Callable[[Scrape], Span]:
 
 
 def _age(
-    requests: list[tuple[int, int, int, int, int]],
+    requests: list[tuple[Request, int, int, int, int]],
 ) -> Callable[[Scrape], Span]:
-    """The age of the oldest that is in a state; each is (sent, in it from, surely from, surely to, to)."""
+    """The age of the oldest that is in a state; with each: in it from, surely from, surely to, to."""
 
     def truth(scrape: Scrape) -> Span:
         low = high = 0.0
-        for sent_ns, first, begun, ends, ended in requests:
+        for each, first, begun, ends, ended in requests:
+            sent_ns = each.sent_ns
             if first <= scrape.end_ns and ended >= scrape.begin_ns:
                 high = max(high, (min(scrape.end_ns, ended) - sent_ns) / SECOND)
                 if begun <= scrape.begin_ns and ends >= scrape.end_ns:
-                    low = max(low, (scrape.begin_ns - sent_ns) / SECOND)
+                    low = max(low, (scrape.begin_ns - sent_ns - each.lag_ns) / SECOND)
         return Span(low, high)
 
     return truth
@@ -99,12 +103,12 @@ def ages(world: World, model: str, state: str) -> Callable[[Scrape], Span]:
         first_ns, last_ns = _ends_ns(each)
         if state == "waiting":
             first_ns, last_ns = _waits(each)
-        in_it = each.sent_ns, each.sent_ns + HANDED_NS
+        in_it = each.sent_ns, each.sent_ns + HANDED_NS + each.lag_ns
         if state == "executing":
             *in_it, first_ns, last_ns = _runs(each)
             if not last_ns:
                 continue
-        spans.append((each.sent_ns, *in_it, first_ns, last_ns))
+        spans.append((each, *in_it, first_ns, last_ns))
     return _age(spans)
 
 

@@ -8,12 +8,11 @@ that a step shows in full within five seconds: so the truth is a range, over win
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
-from pathlib import Path
 
+from truth.capacity import Flow, parts
 from truth.model import COLUMNS, DEEDS
-from truth.scene import ModelPlan
 from truth.statements.batches import busy_s, device_of, ended, rows
 from truth.statements.live import HANDED_NS
 from truth.statements.statement import RATIO as BUSY_RATIO
@@ -23,19 +22,11 @@ from truth.world import SECOND, Scrape, Span, World
 WINDOWS_S = (2.0, 3.0, 4.0, 5.0)
 STEP_S = 5.0
 """After so long a step shows in full."""
+SLOW_S = 15.0
+"""What a batch took counts for about so long."""
 RATIO = 0.1
 FILL_WINDOWS_S = (5, 8, 10, 12, 15, 30)
 """The fill is that of about ten seconds."""
-
-
-def row_s(plan: ModelPlan, columns: int = COLUMNS) -> float:
-    """What a row costs in the batch that serves the most and leaves room for one more in the target."""
-    section = plan.section(Path())["batching"]
-    row_ms = plan.row_ms * plan.width(columns) / COLUMNS
-    target_ms = float(section["target_p99"].removesuffix("ms"))
-    sizes = section.get("batch_sizes") or range(1, section["max_batch_size"] + 1)
-    fits = [size for size in sizes if 2 * (plan.base_ms + row_ms * size) <= target_ms]
-    return min((plan.base_ms + row_ms * size) / size / 1e3 for size in fits or [1])
 
 
 def slots(world: World, device: str) -> int:
@@ -49,41 +40,71 @@ def slots(world: World, device: str) -> int:
     return int(configured or max(own))
 
 
-def offered(world: World, model: str) -> Callable[[Scrape], Span]:
-    """Seconds of a slot that were offered for each second before a scrape."""
-    plan = world.facts["plans"][model]
+def offered(world: World, flow: Flow) -> Callable[[Scrape], list[float]]:
+    """Rows a second that were offered before a scrape, for each way to look at the last seconds."""
     sent = sorted(
-        (each.sent_ns, each.rows * row_s(plan, each.columns))
-        for each in world.of(model)
-        if each.sent_ns and each.deed != DEEDS["wide"]
+        (each.sent_ns, each.rows)
+        for each in world.of(flow.plan.name)
+        if each.sent_ns
+        and each.deed != DEEDS["wide"]
+        and flow.plan.width(each.columns) == flow.width
     )
     moments = [at_ns for at_ns, _ in sent]
-    sums = [0.0, *accumulate(cost for _, cost in sent)]
+    sums = [0, *accumulate(rows for _, rows in sent)]
 
     def rate(begin_ns: int, end_ns: int) -> float:
         first, last = bisect_left(moments, begin_ns), bisect_right(moments, end_ns)
         return (sums[last] - sums[first]) * SECOND / (end_ns - begin_ns)
 
-    def truth(scrape: Scrape) -> Span:
+    def truth(scrape: Scrape) -> list[float]:
         now_ns = scrape.begin_ns
         rates = [rate(now_ns - int(each * SECOND), now_ns) for each in WINDOWS_S]
         # The busiest second of them may be left out, or count by itself as part of a long mean.
         busiest = max(rate(now_ns - (n + 1) * SECOND, now_ns - n * SECOND) for n in range(5))
-        calmest = max(0.0, (rates[-1] * STEP_S - busiest * 1.1) / (STEP_S - 1))
-        return Span(min(*rates, calmest), max(rates))
+        return [*rates, max(0.0, (rates[-1] * STEP_S - busiest * 1.1) / (STEP_S - 1))]
 
     return truth
 
 
-def load(world: World, model: str, device: str) -> Callable[[Scrape], Span]:
-    """The part of a device that a model's offered work takes."""
-    rate, number = offered(world, model), slots(world, device)
+def loads(world: World, device: str) -> Callable[[Scrape], list[dict[str, float]]]:
+    """The parts of its models in the load of a device, for each way to look at the last seconds."""
+    plans = [world.facts["plans"][model] for model in _devices(world)[device]]
+    flows = {
+        flow: offered(world, flow)
+        for plan in plans
+        for flow in (Flow(plan, width) for width in plan.padded or (COLUMNS,))
+    }
 
-    def truth(scrape: Scrape) -> Span:
-        work = rate(scrape)
-        return Span(work.low / number, work.high / number)
+    def truth(scrape: Scrape) -> list[dict[str, float]]:
+        rates = {flow: rate(scrape) for flow, rate in flows.items()}
+        found = []
+        for place in range(len(WINDOWS_S) + 1):
+            by_flow = parts({f: each[place] for f, each in rates.items()}, slots(world, device))
+            by_model = dict.fromkeys((plan.name for plan in plans), 0.0)
+            for flow, part in by_flow.items():
+                by_model[flow.plan.name] += part
+            found.append(by_model)
+        return found
 
     return truth
+
+
+def slowest(world: World, until_ns: int) -> float:
+    """How many times as long as it should one of the larger batches of the last seconds took.
+
+    The device is as slow as the machine lets it be, and what the server knows of a size are few batches.
+    """
+    found = 1.0
+    for model in world.models:
+        plan = world.facts["plans"][model]
+        late = [
+            (batch.end_ns - batch.begin_ns)
+            / (1e6 * (plan.base_ms + plan.row_ms * batch.rows * batch.width / COLUMNS))
+            for batch in world.batches[model]
+            if batch.end_ns is not None and until_ns - SLOW_S * SECOND < batch.end_ns < until_ns
+        ]
+        found = max(found, *(min(each, 1.3) for each in late), 1.0)
+    return found
 
 
 def known(world: World, scrape: Scrape) -> bool | None:
@@ -125,18 +146,33 @@ def _devices(world: World) -> dict[str, list[str]]:
     return found
 
 
-def _of_device(world: World, device: str) -> Callable[[Scrape], Span]:
-    each_load = [load(world, model, device) for model in _devices(world)[device]]
-    return lambda scrape: sum((each(scrape) for each in each_load), Span(0, 0))
+def _spanned(values: Iterable[float], slow: float) -> Span:
+    found = list(values)
+    return Span(min(found), max(found) * slow)
 
 
 @of("batcher_model_load_ratio")
 def model_load(world: World) -> Iterator[str]:
     for device, models in _devices(world).items():
+        each_way = loads(world, device)
         for model in models:
-            truth = load(world, model, device)
+
+            def truth(scrape: Scrape) -> Span:
+                slow = slowest(world, scrape.begin_ns)
+                return _spanned((by_model[model] for by_model in each_way(scrape)), slow)  # noqa: B023
+
             labels = {"model": model, "device": device}
             yield from _right(world, "batcher_model_load_ratio", truth, **labels)
+
+
+def _of_device(world: World, device: str) -> Callable[[Scrape], Span]:
+    each_way = loads(world, device)
+
+    def truth(scrape: Scrape) -> Span:
+        slow = slowest(world, scrape.begin_ns)
+        return _spanned((sum(by_model.values()) for by_model in each_way(scrape)), slow)
+
+    return truth
 
 
 @of("batcher_device_load_ratio")
@@ -151,8 +187,8 @@ def desired(world: World) -> Iterator[str]:
     each_device = [_of_device(world, device) for device in _devices(world)]
 
     def truth(scrape: Scrape) -> Span:
-        loads = [each(scrape) for each in each_device]
-        return Span(max(each.low for each in loads), max(each.high for each in loads))
+        spans = [each(scrape) for each in each_device]
+        return Span(max(each.low for each in spans), max(each.high for each in spans))
 
     yield from _right(world, "batcher_desired_ratio", truth)
 
