@@ -60,6 +60,9 @@ _LOST: Mapping[AnswerLoss, tuple[Outcome, Reason | ReplyReason]] = {
 }
 """How a request ends whose answer was made, and not handed to the transport."""
 
+IMPOSSIBLE = -1
+"""In place of a time that the caller says was spent before: it cannot be."""
+
 RETRY_DRAINING_NS = 1_000_000_000
 """The retry hint (nanoseconds) in a refusal while this server drains: by then a client that
 reconnects has found another server."""
@@ -92,7 +95,16 @@ class SingleReply:
 class Exchange:
     """One request and its reply, from its arrival until its last byte is with the transport, or lost."""
 
-    __slots__ = ("_end", "arrival_ns", "due_ns", "loss", "model", "pending", "refused")
+    __slots__ = (
+        "_end",
+        "arrival_ns",
+        "due_ns",
+        "loss",
+        "model",
+        "pending",
+        "refused",
+        "upstream_ns",
+    )
 
     def __init__(self, end: Callable[[Exchange, AnswerLoss | None], None], arrival_ns: int) -> None:
         self._end: Callable[[Exchange, AnswerLoss | None], None] | None = end
@@ -102,6 +114,8 @@ class Exchange:
         self.refused: EndedRequest | None = None
         self.model: ServedModel | None = None
         self.due_ns: int | None = None
+        self.upstream_ns: int | None = None
+        """What the caller says that was spent before; `IMPOSSIBLE` where that cannot be."""
         self.loss: AnswerLoss | None = None
         """Set where an error is sent instead of the answer."""
 
@@ -109,6 +123,18 @@ class Exchange:
     def about(self) -> PendingRequest | EndedRequest | None:
         """What is known of the request, for its log records; None before it is read."""
         return self.pending or self.refused
+
+    @property
+    def budget(self) -> Budget | None:
+        """How its target is split; None without a target."""
+        if self.due_ns is None or self.model is None:
+            return None
+        return Budget(self.due_ns - self.arrival_ns, self.model.telemetry.budget.shares)
+
+    @property
+    def claimed_ns(self) -> int | None:
+        """What the caller says that was spent before, where that can be."""
+        return None if self.upstream_ns == IMPOSSIBLE else self.upstream_ns
 
     def ended(self, loss: AnswerLoss | None) -> None:
         """Its last byte was handed to the transport, or that is why not. Counts once. Never raises."""
@@ -381,10 +407,13 @@ class Batcher:
                 exchange.due_ns,
                 pending.blame,
                 pending.request.tenant,
+                exchange.claimed_ns or 0,
             )
+            if exchange.upstream_ns == IMPOSSIBLE:
+                model.telemetry.budget.ignored += 1
             hooks = self._telemetry.ended
             if hooks and (wanting := hooks.wanting(pending, exchange.due_ns)):
-                hooks.tell(_ended_request(pending, exchange.due_ns), wanting)
+                hooks.tell(_ended_request(pending, exchange), wanting)
         except Exception:
             log.exception("internal error: the end of a request is missing in the metrics")
 
@@ -403,11 +432,8 @@ class Batcher:
         self._telemetry.ended.tell(refused)
 
 
-def _ended_request(pending: PendingRequest, due_ns: int | None) -> EndedRequest:
+def _ended_request(pending: PendingRequest, exchange: Exchange) -> EndedRequest:
     target, request = pending.target, pending.request
-    budget = None
-    if due_ns is not None:
-        budget = Budget(due_ns - request.arrival_ns, {})
     assert pending.outcome is not None  # noqa: S101 - it has ended
     return EndedRequest(
         target.name,
@@ -416,11 +442,12 @@ def _ended_request(pending: PendingRequest, due_ns: int | None) -> EndedRequest:
         pending.reason,
         pending.summary.rows,
         pending.stamps,
-        due_ns,
+        exchange.due_ns,
         request.id,
         pending.batches,
+        exchange.claimed_ns,
         blame=pending.blame,
-        budget=budget,
+        budget=exchange.budget,
         metadata=request.metadata,
         trace=pending.trace,
         tenant=request.tenant,

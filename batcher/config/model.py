@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StrictBool, model_validator
 
 from batcher.config.batching import BatchingConfig, beyond
+from batcher.config.budget import BudgetConfig, budget_problems
 from batcher.config.fitting import ExecutorBatches, fitting
 from batcher.config.padding import (
     NO_BATCH_AXIS,
@@ -265,6 +266,9 @@ class ModelConfig(Section):
     as one with a wrong input (`fail`)."""
     batching: BatchingConfig = BatchingConfig()
     """How requests become batches."""
+    budget: BudgetConfig | None = None
+    """How the latency target is split over the hops of a request, for metrics and traces; null: only late
+    answers are counted by hop."""
     padding: tuple[PaddingConfig, ...] = ()
     """Variable axes that are padded, so that requests of different lengths share batches."""
     inputs: tuple[InputConfig, ...] = ()
@@ -294,6 +298,7 @@ class ModelConfig(Section):
         most = self.batching.max_batch_size
         sizes = self.warmup.batch_sizes or ()
         problems = beyond(("warmup", "batch_sizes"), sizes, self.batching.most_rows)
+        problems += budget_problems(self.budget, self.batching.target_p99)
         problems += padding_problems(self.padding, self.outputs)
         problems += sequence_problems(
             self.sequence, self.instances, {each.input for each in self.padding}

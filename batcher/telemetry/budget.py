@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Hop(StrEnum):
     """A part of a request's way whose time can be budgeted."""
@@ -62,6 +65,47 @@ class Budget:
             return None
         over = [took - share for took, share in zip(spent, self.shares_ns(), strict=True)]
         return HOPS[over.index(max(over))]
+
+
+class BudgetCounts:
+    """Counts of answers whose hops took longer than their shares, and of late ones by hop."""
+
+    def __init__(self) -> None:
+        self.shares: Mapping[Hop, int] = {}
+        """Set by `split`."""
+        self.exceeded: dict[Hop, int] = {}
+        """Hops with a share -> answers in which the hop took longer."""
+        self.late = dict.fromkeys(Hop, 0)
+        """Hop -> late answers for which it is to blame."""
+        self.ignored = 0
+        """Requests whose caller said something impossible of the time that it had spent."""
+
+    def split(self, shares: Mapping[Hop, int]) -> None:
+        """Judge by these shares from now on. What was counted stays."""
+        self.shares = shares
+        self.exceeded = {hop: self.exceeded.get(hop, 0) for hop in shares}
+
+    def count(
+        self,
+        stages_ns: NDArray[np.int64],
+        upstream_ns: NDArray[np.int64],
+        targets_ns: NDArray[np.int64],
+    ) -> None:
+        """Count answers: their six stages, what their callers claim, and their targets. As `Budget` does."""
+        a, q, g, e, s, r = stages_ns.T
+        spent = np.stack([upstream_ns, a, q + g, e, s + r], axis=1)
+        for hop, share_ns in self.shares.items():
+            self.exceeded[hop] += int((spent[:, HOPS.index(hop)] > share_ns).sum())
+        if Hop.UPSTREAM not in self.shares:
+            spent[:, 0] = 0
+        late = spent.sum(axis=1) > targets_ns
+        if late.any():
+            for target_ns, spent_ns in zip(
+                targets_ns[late].tolist(), spent[late].tolist(), strict=True
+            ):
+                blamed = Budget(target_ns, self.shares).late_hop(spent_ns)
+                if blamed is not None:
+                    self.late[blamed] += 1
 
 
 def hops_of(stages_ns: Sequence[int], upstream_ns: int | None) -> tuple[int, ...]:

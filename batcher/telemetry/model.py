@@ -13,6 +13,7 @@ from batcher.core.commands import Blame, Outcome, Reason, RefusalCause
 from batcher.core.events import UNTOLD, FailureCause
 from batcher.core.observation import ModelObservation
 from batcher.core.times import NEVER_NS
+from batcher.telemetry.budget import BudgetCounts, Hop
 from batcher.telemetry.busy import BusyClock, DeviceUses
 from batcher.telemetry.families import FILL, LATENCY, LOAD, ROWS, Stage
 from batcher.telemetry.histogram import Histogram
@@ -63,21 +64,9 @@ class ModelTelemetry:
         self.tenants = TenantCounts()
         self.durations = {outcome: Histogram(LATENCY) for outcome in Outcome}
         self.stages = {stage: Histogram(LATENCY) for stage in Stage}
-        self._admission = self.stages[Stage.ADMISSION]
-        self._queue = self.stages[Stage.QUEUE]
-        self._gather = self.stages[Stage.GATHER]
-        self._execute = self.stages[Stage.EXECUTE]
-        self._scatter = self.stages[Stage.SCATTER]
-        self._reply = self.stages[Stage.REPLY]
-        self._walk = (
-            self._admission,
-            self._queue,
-            self._gather,
-            self._execute,
-            self._scatter,
-            self._reply,
-        )
-        self._answered: list[tuple[int, Stamps, int, str]] = []
+        self._walk = tuple(self.stages.values())
+        self._answered: list[tuple[int, Stamps, int, str, int]] = []
+        self.budget = BudgetCounts()
         self.batch_rows = Histogram(ROWS)
         self.batch_requests = Histogram(ROWS)
         self.batch_fill = Histogram(FILL)
@@ -125,6 +114,11 @@ class ModelTelemetry:
         self.fold()
         self.tenants.names(names)
 
+    def splits_target(self, shares: Mapping[Hop, int]) -> None:
+        """Judge the hops of answers by these shares from now on."""
+        self.fold()
+        self.budget.split(shares)
+
     @property
     def requests(self) -> Mapping[End, int]:
         """Requests that have ended, by how."""
@@ -139,7 +133,7 @@ class ModelTelemetry:
         """
         ended, kept = dict(self._requests), self._answered
         ended[_ANSWERED] += len(kept)
-        late = sum([stamps.replied_ns > due_ns for _, stamps, due_ns, _ in kept])
+        late = sum([stamps.replied_ns > due_ns for _, stamps, due_ns, *_ in kept])
         return ended, self.target_missed + late
 
     def request_ended(
@@ -151,14 +145,18 @@ class ModelTelemetry:
         due_ns: int | None,
         blame: Blame | None = None,
         tenant: str = "",
+        upstream_ns: int = 0,
     ) -> None:
         """Record a request, once, when its reply has ended.
 
-        `settled_ns` and `replied_ns` are set. For `Outcome.OK` every stamp is. `due_ns` is arrival plus the latency target, None for a model without one.
-        `blame` is given where a prediction refused the request. `tenant` is what its caller said.
+        `settled_ns` and `replied_ns` are set. For `Outcome.OK` every stamp is. `due_ns` is arrival plus
+        the latency target, None for a model without one.
+        `blame` is given where a prediction refused the request. `tenant` is what its caller said,
+        and `upstream_ns` what it claims to have spent before.
         """
         if outcome is _OK:
-            self._answered.append((rows, stamps, NEVER_NS if due_ns is None else due_ns, tenant))
+            due_ns = NEVER_NS if due_ns is None else due_ns
+            self._answered.append((rows, stamps, due_ns, tenant, upstream_ns))
             if len(self._answered) >= FOLD:
                 self.fold()
             return
@@ -191,7 +189,7 @@ class ModelTelemetry:
                     s.replied_ns,
                     due_ns,
                 )
-                for _, s, due_ns, _ in answered
+                for _, s, due_ns, _, _ in answered
             ],
             np.int64,
         )
@@ -199,18 +197,20 @@ class ModelTelemetry:
         spent_ns = np.diff(moments[:, :7])
         self._requests[_ANSWERED] += len(answered)
         if self.tenants:
-            for tenant, count in Counter([tenant for *_, tenant in answered]).items():
+            for tenant, count in Counter([tenant for *_, tenant, _ in answered]).items():
                 self.tenants.count(tenant, _OK, count)
         self.durations[_OK].observe_all(replied_ns - moments[:, 0])
         for stage, column in zip(self._walk, spent_ns.T, strict=True):
             stage.observe_all(column)
         self._statistics.answered(
-            sum([rows for rows, _, _, _ in answered]),
+            sum([rows for rows, *_ in answered]),
             len(answered),
             spent_ns.sum(axis=0).tolist(),
             int(moments[-1, 0]),
         )
         self.target_missed += int((replied_ns > moments[:, 7]).sum())
+        claims_ns = np.array([upstream_ns for *_, upstream_ns in answered], np.int64)
+        self.budget.count(spent_ns, claims_ns, moments[:, 7] - moments[:, 0])
         self._longest_ns = max(self._longest_ns, int((moments[:, 5] - moments[:, 0]).max()))
 
     def take_longest_ns(self) -> int:
@@ -227,7 +227,7 @@ class ModelTelemetry:
         reached = stamps.reached
         for place, (stage, spent_ns) in enumerate(zip(self._walk, stamps.stages_ns(), strict=True)):
             # Counting requests in stages that they never saw would make those look faster than they are.
-            if place < reached or stage is self._reply:
+            if place < reached or stage is self._walk[-1]:
                 stage.observe(spent_ns)
 
     def batch_finished(

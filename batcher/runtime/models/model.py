@@ -34,6 +34,7 @@ from batcher.runtime.interface.resolve_padding import resolve_padding
 from batcher.runtime.interface.signature import Signature
 from batcher.runtime.sequences import SequenceInterface, resolve_sequence
 from batcher.telemetry import ModelTelemetry
+from batcher.telemetry.budget import Hop
 from batcher.telemetry.sequences import SequenceCounts
 
 log = logging.getLogger(__name__)
@@ -263,7 +264,7 @@ class ServedModel:
             self.padding = before
             raise
         self.settings, self.rules = settings, rules
-        self._tell_tenants_apart()
+        self._tell_telemetry()
         if loaded is not None:
             self._loaded = loaded[0], self._signature(loaded[0])
             self._tell_buckets(loaded[0])
@@ -368,11 +369,14 @@ class ServedModel:
         if not self._known:
             self.enter(ModelState.LOADING, "loading")
             self._known = True
-            self._tell_tenants_apart()
+            self._tell_telemetry()
             self._process.runner.feed(self._configured(self.settings))
 
-    def _tell_tenants_apart(self) -> None:
+    def _tell_telemetry(self) -> None:
         self.telemetry.tells_tenants_apart(name for name, _ in self.settings.queue.tenants)
+        budget = None if self.config is None else self.config.budget
+        shares = {} if budget is None else budget.shares()
+        self.telemetry.splits_target({Hop(hop): share_ns for hop, share_ns in shares.items()})
 
     async def _fail(self, why: str) -> None:
         self.enter(ModelState.FAILED, why)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -27,6 +28,7 @@ from batcher.server import messages
 from batcher.server.calls import Context, abort
 from batcher.server.messages.classification import Classes
 from batcher.server.messages.parameters import MAX_PRIORITY, MAX_TENANT, MAX_WAIT_NS
+from batcher.server.messages.upstream import upstream_ns
 from batcher.server.messages.wire import WireRequest
 from batcher.server.services.load_trailers import LoadTrailers
 from batcher.server.services.streams import (
@@ -40,6 +42,8 @@ from batcher.server.services.streams import (
 from batcher.server.status import Style, to_status
 from batcher.service import RETRY_DRAINING_NS, Batcher, Exchange
 from batcher.telemetry import AdmissionReason, ReplyReason, Stamps
+from batcher.telemetry.budget import hops_of
+from batcher.telemetry.families import Stage
 from batcher.telemetry.load import FORMAT_KEY
 from batcher.telemetry.tracing.log_fields import failed_fields
 
@@ -129,6 +133,8 @@ class InferenceServicer:
         deadline_ns = _deadline(context, exchange.arrival_ns)
         metadata = context.invocation_metadata() or ()
         own = _own(metadata)
+        if own:
+            exchange.upstream_ns = upstream_ns(own, time.time_ns)
         request_id = ""
         wire: WireRequest | None = None
         try:
@@ -146,7 +152,7 @@ class InferenceServicer:
             if own or self._load.always:
                 trailers = self._load.of_call(own, wire)
                 if TIMINGS_KEY in own:
-                    trailers = (*timings(stamps, self._clock()), *trailers)
+                    trailers = (*timings(stamps, self._clock(), exchange), *trailers)
                 context.set_trailing_metadata(trailers)
             return answer
         finally:
@@ -342,18 +348,28 @@ class InferenceServicer:
         return answer if self._charging else bytes(answer), reply.stamps
 
 
-def timings(stamps: Stamps, now_ns: int) -> tuple[tuple[str, str], ...]:
-    """A request's stages in microseconds, as trailing metadata; `reply` up to now, before it is sent."""
-    stages = {
-        "admission": stamps.enqueued_ns - stamps.arrival_ns,
-        "queue": stamps.dispatched_ns - stamps.enqueued_ns,
-        "gather": stamps.execute_start_ns - stamps.dispatched_ns,
-        "execute": stamps.execute_end_ns - stamps.execute_start_ns,
-        "scatter": stamps.settled_ns - stamps.execute_end_ns,
-        "reply": now_ns - stamps.settled_ns,
-    }
-    text = ",".join(f"{stage}={nanoseconds // 1000}" for stage, nanoseconds in stages.items())
-    return ((TIMINGS_KEY, f"{text},batch_rows={stamps.batch_rows}"),)
+def timings(stamps: Stamps, now_ns: int, exchange: Exchange) -> tuple[tuple[str, str], ...]:
+    """A request's stages in microseconds, as trailing metadata; `reply` up to now, before it is sent.
+
+    What the caller claims to have spent goes with it, and the hop that makes the answer late.
+    """
+    spent_ns = (
+        stamps.enqueued_ns - stamps.arrival_ns,
+        stamps.dispatched_ns - stamps.enqueued_ns,
+        stamps.execute_start_ns - stamps.dispatched_ns,
+        stamps.execute_end_ns - stamps.execute_start_ns,
+        stamps.settled_ns - stamps.execute_end_ns,
+        now_ns - stamps.settled_ns,
+    )
+    parts = [f"{stage}={ns // 1000}" for stage, ns in zip(Stage, spent_ns, strict=True)]
+    parts.append(f"batch_rows={stamps.batch_rows}")
+    claimed_ns, budget = exchange.claimed_ns, exchange.budget
+    if claimed_ns is not None:
+        parts.append(f"upstream={claimed_ns // 1000}")
+    hop = None if budget is None else budget.late_hop(hops_of(spent_ns, claimed_ns))
+    if hop is not None:
+        parts.append(f"late={hop}")
+    return ((TIMINGS_KEY, ",".join(parts)),)
 
 
 def _draining() -> Draining:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from batcher.core.commands import Outcome, RefusalCause
+from batcher.telemetry.budget import Hop
 from batcher.telemetry.families.family import LATENCY, MODEL, Family, Stage, Values, one_of
 from batcher.telemetry.reasons import ENDS, UnreadReason
 
@@ -73,6 +74,33 @@ LATENCY_TARGET_MISSED = Family(
     "in batcher_requests_total alone.",
 )
 
+BUDGET_EXCEEDED = Family(
+    "batcher_budget_exceeded",
+    "counter",
+    "requests",
+    (*MODEL, "hop"),
+    "Answers in which a hop took longer than its share in budget; absent for hops without a share.",
+    values={"hop": one_of(*Hop)},
+)
+LATE_ANSWERS = Family(
+    "batcher_late_answers",
+    "counter",
+    "requests",
+    (*MODEL, "hop"),
+    "Answers after the latency target, by the hop that is to blame: the one furthest over its share. Hops "
+    "without a share in budget have equal parts of what the others leave, so without a budget it is the "
+    "longest one. With budget.upstream the target counts from what the caller says.",
+    values={"hop": one_of(*Hop)},
+)
+UPSTREAM_IGNORED = Family(
+    "batcher_upstream_claims_ignored",
+    "counter",
+    "requests",
+    MODEL,
+    "Requests whose caller said something impossible of the time that it had spent before: no number, more "
+    "than an hour, or a start in the future.",
+)
+
 FAMILIES = (
     REQUESTS,
     TENANT_REQUESTS,
@@ -80,4 +108,7 @@ FAMILIES = (
     REQUEST_DURATION,
     STAGE_DURATION,
     LATENCY_TARGET_MISSED,
+    BUDGET_EXCEEDED,
+    LATE_ANSWERS,
+    UPSTREAM_IGNORED,
 )

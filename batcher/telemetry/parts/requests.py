@@ -64,3 +64,14 @@ class RequestsPart:
         yield single_values(
             requests.LATENCY_TARGET_MISSED, ((m.labels, m.target_missed) for m in counted)
         )
+        yield single_values(
+            requests.BUDGET_EXCEEDED,
+            (((*m.labels, hop), n) for m in counted for hop, n in m.budget.exceeded.items()),
+        )
+        yield single_values(
+            requests.LATE_ANSWERS,
+            (((*m.labels, hop), n) for m in counted for hop, n in m.budget.late.items()),
+        )
+        yield single_values(
+            requests.UPSTREAM_IGNORED, ((m.labels, m.budget.ignored) for m in counted)
+        )

@@ -58,6 +58,7 @@ def read():
         elif path.name in {
             "model.py",
             "batching.py",
+            "budget.py",
             "server.py",
             "root.py",
             "padding.py",

@@ -79,7 +79,7 @@ def test_every_problem_is_reported_at_once_in_the_order_of_the_lines(problems):
         "models[0].options.path (line 5): NOPE is not set in the environment; set it or write ${NOPE:-default}",
         (
             "models[0].bathcing (line 6): unknown key; did you mean batching? allowed: name, version, executor, "
-            "options, instances, device, max_in_flight, isolation, pipelining, execute_timeout, max_abandoned_threads, idempotent, load_timeout, load_retry_timeout, reload, drain_timeout, on_nan, batching, padding, "
+            "options, instances, device, max_in_flight, isolation, pipelining, execute_timeout, max_abandoned_threads, idempotent, load_timeout, load_retry_timeout, reload, drain_timeout, on_nan, batching, budget, padding, "
             "inputs, outputs, sequence, queue, warmup, health, restart"
         ),
         "models[0].max_queue_delay (line 7): unknown key; write it under batching",

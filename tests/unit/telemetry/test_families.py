@@ -24,6 +24,7 @@ from batcher.telemetry import (
     TransportPart,
     TransportPoints,
 )
+from batcher.telemetry.budget import Hop
 from batcher.telemetry.devices import DeviceState, DeviceStatistics
 from batcher.telemetry.families import FAMILIES, Stage
 from batcher.telemetry.parts import TracingPart
@@ -51,6 +52,7 @@ def populated(registry, telemetry, model):
     model.device_known("cpu")
     model.has_sequences()
     model.tells_tenants_apart(["gold"])
+    model.splits_target({Hop.QUEUE: 1})
     model.batch_finished(
         rows=1,
         requests=1,
