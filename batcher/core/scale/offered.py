@@ -121,7 +121,7 @@ class Offered(Captured):
             return None
         first, now = self.since_ns // SLOT_NS, now_ns // SLOT_NS
         slots, rows = self._slots(now)
-        costs = [cost(each) for each in slots]
+        costs = [cost(each) if each else 0.0 for each in slots]
         total = sum(costs)
         if not total:
             return {}
