@@ -111,13 +111,13 @@ class EndHooks:
         """Tell this hook, too: of the requests that it wants, or of every one."""
         self._hooks.append((wants, hook))
 
-    def wanting(self, ending: Ending, due_ns: int | None) -> list[EndHook]:
+    def wanting(self, ending: Ending, due_ns: int | None) -> Sequence[EndHook]:
         """The hooks that want the record of an admitted request, for `tell`. Never raises."""
-        wanting: list[EndHook] = []
+        wanting: Sequence[EndHook] = ()  # of most requests nothing is wanted
         for wants, hook in self._hooks:
             try:
                 if wants is None or wants(ending, due_ns):
-                    wanting.append(hook)
+                    wanting = (*wanting, hook)
             except Exception as error:  # noqa: BLE001 - logged with its traceback
                 self._raised(hook, error)
         return wanting

@@ -21,16 +21,14 @@ class Sampler:
     def __init__(self, ratio: float, bits: Callable[[int], int] | None = None) -> None:
         """`bits` returns so many random bits."""
         self.bound = round(ratio * _HALF)
-        self._bits = Random().getrandbits if bits is None else bits  # noqa: S311 - no secrets
-
-    def low_half(self) -> int:
-        """The low half of a new trace id. It is sampled if it is below `bound`."""
-        return self._bits(64)
+        self.bits = Random().getrandbits if bits is None else bits  # noqa: S311 - no secrets
+        """So many random bits. 64 of them are the low half of a new trace id, which is sampled if they are
+        below `bound`."""
 
     def new(self, low_half: int) -> TraceContext:
         """The context of a request without one of its caller; `low_half` is that of its trace id."""
         # An id of 0 is none.
-        trace_id = (self._bits(64) << 64 | low_half) or 1
+        trace_id = (self.bits(64) << 64 | low_half) or 1
         return TraceContext(trace_id, self.span_id(), self.span_id(), sampled=low_half < self.bound)
 
     def context(self, metadata: Metadata) -> TraceContext:
@@ -49,8 +47,8 @@ class Sampler:
                         state=state,
                     )
                 break
-        return self.new(self.low_half())
+        return self.new(self.bits(64))
 
     def span_id(self) -> int:
         """The id of a new span."""
-        return self._bits(64) or 1
+        return self.bits(64) or 1

@@ -73,6 +73,8 @@ class Tracer:
         self._status_of = status_of
         self._always = frozenset(outcome for name in always for outcome in _KEPT[name])
         self._always_late = "late" in always
+        self._any_always = bool(always)
+        self._bits, self._bound = sampler.bits, sampler.bound
         self._kept = kept
         self._batches: dict[int, TracedBatch] = {}
 
@@ -81,26 +83,29 @@ class Tracer:
     def wants(self, ending: Ending, due_ns: int | None) -> bool:
         """Whether a request that has ended is traced. Of one that is not, nothing more is heard."""
         context: TraceContext | None = ending.trace
+        low_half = 0
         if context is None:
-            for name, _ in ending.metadata:
+            metadata = ending.metadata
+            for name, _ in metadata:
                 if name == PARENT:
-                    context = ending.trace = self._sampler.context(ending.metadata)
+                    context = ending.trace = self._sampler.context(metadata)
                     break
-            else:
-                # The usual case: of most requests no more than half an id is made.
-                low_half = self._sampler.low_half()
-                sampled = low_half < self._sampler.bound
-                if sampled or self._keeps(ending.outcome, ending.stamps, due_ns):
-                    ending.trace = self._sampler.new(low_half)
-                    return True
-        if context is not None and (
-            context.sampled or self._keeps(ending.outcome, ending.stamps, due_ns)
-        ):
+        if context is not None:
+            sampled = context.sampled
+        else:
+            # The usual case: of most requests no more than half an id is made.
+            low_half = self._bits(64)
+            sampled = low_half < self._bound
+        if sampled or (self._any_always and self._keeps(ending.outcome, ending.stamps, due_ns)):
+            if context is None:
+                ending.trace = self._sampler.new(low_half)
             return True
         for batch_id in ending.batches:
             batch = self._batches.get(batch_id)
             if batch is not None:
-                self._leave(batch)
+                batch.left -= 1
+                if not batch.left:
+                    self._all_ended(batch)
         return False
 
     def ended(self, ended: EndedRequest) -> None:
@@ -233,9 +238,12 @@ class Tracer:
         """The batch itself, or one of its requests, has ended."""
         batch.left -= 1
         if not batch.left:
-            self._batches.pop(batch.id, None)
-            if batch.links:
-                self._put(batch, _one)
+            self._all_ended(batch)
+
+    def _all_ended(self, batch: TracedBatch) -> None:
+        self._batches.pop(batch.id, None)
+        if batch.links:
+            self._put(batch, _one)
 
 
 def _log(ended: EndedRequest, context: TraceContext) -> None:

@@ -27,7 +27,7 @@ def test_a_record_is_wanted_by_hooks_that_say_so_and_by_those_that_do_not(hooks)
 
 def test_nothing_is_wanted_by_no_hook(hooks):
     hooks.add(lambda _: None, lambda *_: False)
-    assert hooks.wanting(SimpleNamespace(), None) == []
+    assert not hooks.wanting(SimpleNamespace(), None)
 
 
 def test_hooks_that_raise_keep_none_from_being_told_and_are_logged_once(hooks, caplog):
