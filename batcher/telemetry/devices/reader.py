@@ -264,10 +264,13 @@ class _Thread:
 
     def _open(self, nvml: Nvml) -> Session | None:
         reader = self._reader
+        session: Session | None = None
         try:
             with self._in("nvmlInit()", limit_ns=OPEN_LIMIT_NS):
                 session = Session(nvml, self.session)
         except _Replaced:
+            if session is not None:
+                session.close()
             raise
         except Exception as error:  # noqa: BLE001 - it is said, and tried again
             found = Problem(state_of(nvml, error), text_of(nvml, error))

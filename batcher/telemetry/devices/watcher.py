@@ -134,9 +134,11 @@ class DeviceWatcher:
         wanted |= {device: Claimed(gpu) for device, gpu in self._gpus.items()}
         if wanted != self._reader.wanted:
             self._reader.wanted = wanted
-        if wanted and self._loop is not None:
-            self._reader.start()
-        self._look()
+        if self._loop is not None:
+            if wanted:
+                self._reader.start()
+            # Not at once: who changes this may be about to come up on a device that has failed.
+            self._loop.call_soon(self._look)
 
     def report(self, device: str) -> DeviceStatistics:
         """What is known of a device now. Reads nothing, and returns at once."""
