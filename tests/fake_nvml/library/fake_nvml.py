@@ -21,8 +21,9 @@ the functions that do not return until the file says otherwise (`*` for all). `x
 
 To lose a device: a configuration with `devices: {gpu0: {gpu: 0}}` and a model (the executor `emulated` does) with
 `device: gpu0`; then write `"error": "GPU_IS_LOST"`. Within three seconds /readyz answers 503 with the reason,
-`batcher_device_failed{device="gpu0",cause="lost"}` is 1 and requests get UNAVAILABLE. Without the error the device is
-in use again some ten seconds after the next initialization of NVML, which is tried every 30 s.
+`batcher_device_failed{device="gpu0",cause="lost"}` is 1 and requests get UNAVAILABLE. Without the error the device
+is in use again some ten seconds later; up to forty where NVML was initialized again meanwhile, which is tried every
+30 s while a GPU is lost.
 """
 
 from __future__ import annotations
