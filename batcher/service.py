@@ -43,7 +43,7 @@ from batcher.telemetry import (
     Telemetry,
     UnreadReason,
 )
-from batcher.telemetry.budget import Budget
+from batcher.telemetry.budget import Budget, Hop
 from batcher.telemetry.stamps import Stamps
 
 log = logging.getLogger(__name__)
@@ -130,6 +130,15 @@ class Exchange:
         if self.due_ns is None or self.model is None:
             return None
         return Budget(self.due_ns - self.arrival_ns, self.model.telemetry.budget.shares)
+
+    @property
+    def late_from_ns(self) -> int | None:
+        """When its answer is late: what the caller has spent counts where the budget has a share for it."""
+        if not self.upstream_ns or self.due_ns is None or self.model is None:
+            return self.due_ns
+        if Hop.UPSTREAM not in self.model.telemetry.budget.shares:
+            return self.due_ns
+        return self.due_ns - (self.claimed_ns or 0)
 
     @property
     def claimed_ns(self) -> int | None:
@@ -412,7 +421,7 @@ class Batcher:
             if exchange.upstream_ns == IMPOSSIBLE:
                 model.telemetry.budget.ignored += 1
             hooks = self._telemetry.ended
-            if hooks and (wanting := hooks.wanting(pending, exchange.due_ns)):
+            if hooks and (wanting := hooks.wanting(pending, exchange.late_from_ns)):
                 hooks.tell(_ended_request(pending, exchange), wanting)
         except Exception:
             log.exception("internal error: the end of a request is missing in the metrics")

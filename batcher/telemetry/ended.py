@@ -88,7 +88,8 @@ EndHook: TypeAlias = Callable[[EndedRequest], None]
 """Is told of requests that have ended, on the event loop; it must be quick."""
 
 Wants: TypeAlias = Callable[[Ending, int | None], bool]
-"""Whether a hook is to be told of this request, with its `due_ns`. Asked once, of those that were admitted."""
+"""Whether a hook is to be told of this request; with when its answer is late, None without a target. Asked
+once, of those that were admitted."""
 
 
 class EndHooks:

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome
+from batcher.telemetry.budget import Hop
 from batcher.telemetry.ended import EndedRequest, Ending
 from batcher.telemetry.stamps import Stamps
 from batcher.telemetry.tracing.context import PARENT, Metadata, TraceContext
@@ -114,18 +115,16 @@ class Tracer:
         if context is None:
             context = self._sampler.context(ended.metadata)
         assert isinstance(context, TraceContext)  # noqa: S101 - nothing else is put there
-        if context.sampled or self._keeps(ended.outcome, ended.stamps, ended.due_ns):
+        late = self._always_late and ended.late_hop is not None
+        if late or context.sampled or self._keeps(ended.outcome, ended.stamps, ended.due_ns):
             self._trace(ended, context)
 
     def _keeps(self, outcome: Outcome | None, stamps: Stamps, due_ns: int | None) -> bool:
         """Whether `always` keeps a request that ended so."""
         if outcome in self._always:
             return True
-        return self._always_late and outcome is Outcome.OK and self._late(stamps, due_ns)
-
-    @staticmethod
-    def _late(stamps: Stamps, due_ns: int | None) -> bool:
-        return due_ns is not None and stamps.replied_ns > due_ns
+        late = due_ns is not None and stamps.replied_ns > due_ns
+        return late and self._always_late and outcome is Outcome.OK
 
     def _trace(self, ended: EndedRequest, context: TraceContext) -> None:
         links: list[SpanId] = []
@@ -139,24 +138,29 @@ class Tracer:
             if len(batch.links) < MAX_LINKS:
                 batch.links.append((context.trace_id, context.span_id))
             links.append((own.trace_id, own.span_id))
-        self._put_request(ended, context, tuple(links))
+        # Of late answers, and of no others. What a caller has spent counts where the budget says so.
+        late_hop = ended.late_hop
+        self._put_request(ended, context, tuple(links), late_hop)
         for batch in batches:
             self._leave(batch)
         self._kept(ended, context)
-        late = ended.outcome is Outcome.OK and self._late(ended.stamps, ended.due_ns)
         # Refusals come in floods, and their callers were told at once.
-        if late or ended.outcome in _LOGGED:
-            _log(ended, context)
+        if late_hop is not None or ended.outcome in _LOGGED:
+            _log(ended, context, late_hop)
 
     def _put_request(
-        self, ended: EndedRequest, context: TraceContext, links: tuple[SpanId, ...]
+        self,
+        ended: EndedRequest,
+        context: TraceContext,
+        links: tuple[SpanId, ...],
+        late_hop: Hop | None,
     ) -> None:
         due_ns, stamps = ended.due_ns, ended.stamps
         target_ns = late = None
         if due_ns is not None:
             target_ns = due_ns - stamps.arrival_ns
             if ended.outcome is Outcome.OK:
-                late = self._late(stamps, due_ns)
+                late = late_hop is not None
         record = TracedRequest(
             context,
             ended.model,
@@ -168,7 +172,7 @@ class Tracer:
             stamps,
             target_ns,
             late,
-            (ended.late_hop or "") if late else "",
+            late_hop or "",
             ended.upstream_ns,
             ended.blame,
             ended.id[:MAX_ID],
@@ -246,7 +250,7 @@ class Tracer:
             self._put(batch, _one)
 
 
-def _log(ended: EndedRequest, context: TraceContext) -> None:
+def _log(ended: EndedRequest, context: TraceContext, late_hop: Hop | None) -> None:
     """Say of a traced request that it was not answered in time, or at all, and which trace it is."""
     milliseconds = ended.duration_ns / MILLISECOND
     if ended.outcome is Outcome.OK:
@@ -254,7 +258,7 @@ def _log(ended: EndedRequest, context: TraceContext) -> None:
             "%s: a request was answered late, after %.3g ms; most of that was %s",
             ended.model,
             milliseconds,
-            ended.late_hop or "outside of its hops",
+            late_hop,
             extra=fields(context),
         )
     else:

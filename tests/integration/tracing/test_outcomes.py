@@ -204,3 +204,27 @@ async def test_a_request_in_several_batches_has_links_to_all(
         assert [link.span_id for link in batch.links] == [request.span_id]
         assert batch.parent_span_id == execute.span_id
     assert attributes(request)["batcher.attempts"] == 3
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_what_the_caller_has_spent(
+    traced, collector_over_grpc, hello, dial, request_of, shared
+):
+    """It makes an answer late only where the budget has a share for it."""
+    collector = collector_over_grpc
+    more = {"budget": {"upstream": "1s"}} if shared else {}
+    document = hello(batching={"target_p99": "60s"}, **more)
+    async with traced(collector, document, sample_ratio=0, always=["late"]) as application:
+        stub = await dial(application.grpc.addresses[0])
+        spent = ("x-batcher-spent-ms", "59999.9")
+        sampled = ("traceparent", UNSAMPLED[0][1][:-2] + "01")
+        await stub.ModelInfer(request_of(id="unsampled"), metadata=(*UNSAMPLED, spent))
+        await stub.ModelInfer(request_of(id="sampled"), metadata=(sampled, spent))
+    found = {
+        attributes(span)["batcher.request.id"]: attributes(span) for span in collector.requests
+    }
+    assert set(found) == ({"unsampled", "sampled"} if shared else {"sampled"})
+    for of_request in found.values():
+        assert of_request["batcher.upstream_spent_ms"] == pytest.approx(59_999.9)
+        assert of_request["batcher.late"] is shared
+        assert of_request.get("batcher.late_hop") == ("upstream" if shared else None)
