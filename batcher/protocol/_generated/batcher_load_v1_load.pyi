@@ -76,8 +76,22 @@ class ModelDeviceLoad(_message.Message):
     def __init__(self, device: _Optional[str] = ..., executor_busy_seconds: _Optional[float] = ..., load_ratio: _Optional[float] = ...) -> None: ...
 
 class ModelLoad(_message.Message):
-    __slots__ = ("model", "version", "state", "reason", "generation", "target_seconds", "oldest_waiting_age_seconds", "oldest_executing_age_seconds", "oldest_request_target_ratio", "queue_requests", "queue_rows", "queue_bytes", "queue_backlog_seconds", "executing_requests", "batches_in_flight", "latency_target_reachable", "offered_rows_per_second", "capacity_rows_per_second", "recent", "requests", "latency_target_missed", "batches", "batch_rows", "instances", "devices")
+    __slots__ = ("model", "version", "state", "reason", "generation", "target_seconds", "oldest_waiting_age_seconds", "oldest_executing_age_seconds", "oldest_request_target_ratio", "queue_requests", "queue_rows", "queue_bytes", "queue_backlog_seconds", "executing_requests", "batches_in_flight", "latency_target_reachable", "offered_rows_per_second", "capacity_rows_per_second", "recent", "requests", "latency_target_missed", "batches", "batch_rows", "instances", "devices", "late_answers", "budget_exceeded")
     class InstancesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class LateAnswersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class BudgetExceededEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -109,6 +123,8 @@ class ModelLoad(_message.Message):
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     INSTANCES_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    LATE_ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_EXCEEDED_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     state: str
@@ -134,7 +150,9 @@ class ModelLoad(_message.Message):
     batch_rows: int
     instances: _containers.ScalarMap[str, int]
     devices: _containers.RepeatedCompositeFieldContainer[ModelDeviceLoad]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., generation: _Optional[int] = ..., target_seconds: _Optional[float] = ..., oldest_waiting_age_seconds: _Optional[float] = ..., oldest_executing_age_seconds: _Optional[float] = ..., oldest_request_target_ratio: _Optional[float] = ..., queue_requests: _Optional[int] = ..., queue_rows: _Optional[int] = ..., queue_bytes: _Optional[int] = ..., queue_backlog_seconds: _Optional[float] = ..., executing_requests: _Optional[int] = ..., batches_in_flight: _Optional[int] = ..., latency_target_reachable: _Optional[bool] = ..., offered_rows_per_second: _Optional[float] = ..., capacity_rows_per_second: _Optional[float] = ..., recent: _Optional[_Union[RecentLoad, _Mapping]] = ..., requests: _Optional[_Iterable[_Union[RequestCount, _Mapping]]] = ..., latency_target_missed: _Optional[int] = ..., batches: _Optional[int] = ..., batch_rows: _Optional[int] = ..., instances: _Optional[_Mapping[str, int]] = ..., devices: _Optional[_Iterable[_Union[ModelDeviceLoad, _Mapping]]] = ...) -> None: ...
+    late_answers: _containers.ScalarMap[str, int]
+    budget_exceeded: _containers.ScalarMap[str, int]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., generation: _Optional[int] = ..., target_seconds: _Optional[float] = ..., oldest_waiting_age_seconds: _Optional[float] = ..., oldest_executing_age_seconds: _Optional[float] = ..., oldest_request_target_ratio: _Optional[float] = ..., queue_requests: _Optional[int] = ..., queue_rows: _Optional[int] = ..., queue_bytes: _Optional[int] = ..., queue_backlog_seconds: _Optional[float] = ..., executing_requests: _Optional[int] = ..., batches_in_flight: _Optional[int] = ..., latency_target_reachable: _Optional[bool] = ..., offered_rows_per_second: _Optional[float] = ..., capacity_rows_per_second: _Optional[float] = ..., recent: _Optional[_Union[RecentLoad, _Mapping]] = ..., requests: _Optional[_Iterable[_Union[RequestCount, _Mapping]]] = ..., latency_target_missed: _Optional[int] = ..., batches: _Optional[int] = ..., batch_rows: _Optional[int] = ..., instances: _Optional[_Mapping[str, int]] = ..., devices: _Optional[_Iterable[_Union[ModelDeviceLoad, _Mapping]]] = ..., late_answers: _Optional[_Mapping[str, int]] = ..., budget_exceeded: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class DeviceStatistics(_message.Message):
     __slots__ = ("state", "reason", "failures", "age_seconds", "uuid", "product", "mig", "utilization_ratio", "sm_utilization_ratio", "sm_occupancy_ratio", "tensor_activity_ratio", "memory_bandwidth_ratio", "memory_used_bytes", "memory_total_bytes", "power_watts", "energy_joules", "temperature_celsius", "sm_clock_hertz", "memory_clock_hertz", "throttle_reasons", "ecc_corrected", "ecc_uncorrected", "xid_events")

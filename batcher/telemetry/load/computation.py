@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from batcher.buffers import Buffers
 from batcher.clock import SECOND
 from batcher.core.observation import DeviceObservation, ModelObservation, Observation
+from batcher.telemetry.budget import Hop
 from batcher.telemetry.counted import CountedModels
 from batcher.telemetry.devices import DeviceStatistics
 from batcher.telemetry.export import Labels
@@ -236,6 +237,8 @@ def _model(
         batch_rows=int(counts.batch_rows.total) if counts else 0,
         instances=dict(Counter([str(instance.state) for instance in status.instances])),
         devices=_on_devices(counts, seen, now_ns),
+        late_answers=_by_hop(counts.budget.late) if counts else {},
+        budget_exceeded=_by_hop(counts.budget.exceeded) if counts else {},
     )
 
 
@@ -247,6 +250,10 @@ def _counts(ended: Mapping[End, int]) -> tuple[RequestCount, ...]:
             if count
         ]
     )
+
+
+def _by_hop(counts: Mapping[Hop, int]) -> dict[str, int]:
+    return {str(hop): count for hop, count in counts.items()}
 
 
 def _on_devices(

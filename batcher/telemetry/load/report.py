@@ -112,6 +112,11 @@ class ModelLoad:
     instances: Mapping[str, int] | None = None
     """How many instances are in each state that one is in."""
     devices: tuple[ModelDeviceLoad, ...] = ()
+    late_answers: Mapping[str, int] | None = None
+    """Hop -> late answers that it is to blame for, up to the last time that answers were counted together: a
+    second ago at most."""
+    budget_exceeded: Mapping[str, int] | None = None
+    """Hop with a share in `budget` -> answers in which it took longer; as old."""
 
 
 @dataclass(frozen=True, slots=True)

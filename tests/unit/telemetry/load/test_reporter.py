@@ -8,12 +8,14 @@ import pytest
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Outcome, Reason
 from batcher.runtime.health import HealthReport
+from batcher.telemetry.budget import Hop
 from batcher.telemetry.load import Identity
 
 
 @pytest.fixture
 def busy(model, clock, stamps):
     """The model has answered, refused and failed, and its device is busy."""
+    model.splits_target({Hop.QUEUE: MILLISECOND // 2})
     model.request_ended(Outcome.OK, Reason.NONE, 2, stamps(1, 2, 3, 4, 5, 6, 7), 6 * MILLISECOND)
     for _ in range(4):
         model.request_ended(
@@ -56,6 +58,7 @@ OF_A_MODEL = {
 
 
 def test_every_field_equals_its_metric(reporter, busy, value, registry):
+    busy.fold()
     report = reporter.report()
     (load,) = report.models
     for field, (name, labels) in OF_A_MODEL.items():
@@ -65,6 +68,11 @@ def test_every_field_equals_its_metric(reporter, busy, value, registry):
     assert ended == {("ok", ""): 1, ("rejected", "predicted_late"): 4}
     for (outcome, reason), count in ended.items():
         assert count == value("batcher_requests_total", outcome=outcome, reason=reason)
+    model_counts = {"late_answers": load.late_answers, "budget_exceeded": load.budget_exceeded}
+    for name, by_hop in model_counts.items():
+        assert by_hop == {hop: value(f"batcher_{name}_total", hop=hop) for hop in by_hop}
+    assert sum(load.late_answers.values()) == 1
+    assert load.budget_exceeded == {"queue": 1}
     (share,) = load.devices
     busy_s = value("batcher_executor_busy_seconds_total", device="cpu")
     assert share.executor_busy_seconds == busy_s == 2
