@@ -4,7 +4,8 @@ Servers in turns on one core, under a closed loop from another:
 
 - off      nothing is read, nothing is traced
 - on       everything is read: `/metrics` each second in both formats, with Triton's names; the load report and ORCA's
-           each second; viewers of the live page; statistics of a GPU, from a library that is not NVIDIA's
+           each second; viewers of the live page; statistics of a GPU, from a library that is not NVIDIA's;
+           a budget
 - traced   as on, and one request of a hundred is traced and sent to a collector
 - before   with --before: another checkout, for what telemetry costs when it is off
 """
@@ -63,9 +64,11 @@ def configs(options: argparse.Namespace, collector: str) -> dict[str, dict[str, 
     off = overhead.config(options)
     (model,) = off["models"]
     model["batching"]["target_p99"] = "1s"
+    budget = {"admission": "100ms", "queue": "400ms", "execute": "300ms"}
     on = off | {
         "metrics": {"triton_names": True},
         "devices": {"cpu": {"gpu": 0, "max_in_flight": 1}},
+        "models": [model | {"budget": budget}],
     }
     tracing = {"endpoint": f"http://{collector}", "sample_ratio": options.sample}
     return {"off": off, "on": on, "traced": on | {"tracing": tracing}}
