@@ -216,11 +216,12 @@ class ModelConfigured:
 
     Queued requests stay queued, with the times that they were admitted with; what was learned of
     arrivals and service times stays, too. All of the settings hold from here on, or none
-    (`SettingsRefused`).
+    (`SettingsRefused`). A new one that `replaces` another takes over what was offered to that, when it is removed.
     """
 
     model: str
     settings: ModelSettings
+    replaces: str = ""
 
 
 @record

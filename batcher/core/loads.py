@@ -13,6 +13,7 @@ from batcher.core.model import Model
 from batcher.core.observation import DeviceObservation
 from batcher.core.record import record
 from batcher.core.scale.capacity import Flow, flow, times_served
+from batcher.core.scale.offered import Offered
 from batcher.core.times import LATELY_NS
 
 MOST_FLOWS: Final = 8
@@ -53,7 +54,15 @@ def loads(
         for device, number in of_model.items():
             devices[device] = devices.get(device, 0) + number
     devices = {d: _limited(fleet, d, n) for d, n in devices.items()}
-    offers = {name: _offer(model, own[name], now_ns) for name, model in models.items()}
+    offers: dict[str, Offer | None] = {}
+    superseded: set[str] = set()
+    for name, model in models.items():
+        before = models.get(model.replaces)
+        if before is not None and (own[name] or own[before.name]):
+            # Whichever of the two takes batches is offered what either is.
+            superseded |= {each for each in (name, before.name) if not own[each]}
+        takes_on = before if before is not None and own[name] and not own[before.name] else None
+        offers[name] = _offer(model, own[name], now_ns, takes_on)
     found = {name: _model_load(offers[name], own[name]) for name in models}
     observed: list[DeviceObservation] = []
     parts: dict[str, list[tuple[str, float]]] = {name: [] for name in models}
@@ -67,7 +76,9 @@ def loads(
     found = {name: replace(each, device_loads=tuple(parts[name])) for name, each in found.items()}
     known = [each.load for each in observed if each.load is not None]
     highest = max(known, default=None)
-    blind = len(known) < len(observed) or any(each.load is None for each in found.values())
+    blind = len(known) < len(observed) or any(
+        each.load is None for name, each in found.items() if name not in superseded
+    )
     if highest is not None and blind and highest <= 1.0:
         highest = None
     return found, tuple(observed), highest
@@ -98,9 +109,13 @@ def _hangs(instance: Instance, fleet: Fleet, now_ns: int) -> bool:
     return False
 
 
-def _offer(model: Model, own: Mapping[str, int], now_ns: int) -> Offer | None:
-    """What is offered to a model; `rows` alone where nothing is known of its batches, None in the first second."""
+def _offer(model: Model, own: Mapping[str, int], now_ns: int, before: Model | None) -> Offer | None:
+    """What is offered to a model, and to the one `before` it; `rows` alone where nothing is known of its batches, None in the first second."""
     settings, offered = model.settings, model.offered
+    if before is not None:
+        offered = Offered()
+        offered.restore(model.offered.capture())
+        offered.take_over(before.offered)
     known = {bucket: times for bucket, times in model.times.items() if times}
     usual = next(reversed(known), None)
 

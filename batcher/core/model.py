@@ -55,6 +55,7 @@ class Model:
         "promote_after_ns",
         "queue",
         "reachable",
+        "replaces",
         "running",
         "serves_late",
         "settings",
@@ -101,6 +102,8 @@ class Model:
         """No instance is free: there is nothing to decide until something else than an arrival happens."""
         self.handling = Handling()
         self.offered = Offered(now_ns)
+        self.replaces = ""
+        """The model whose place it takes: what was offered to that one is offered to this one."""
         self.prefetch_at_ns = NEVER_NS
         """While blocked: when the next batch may be prefetched, if enough waits by then; else `NEVER_NS`."""
         self.reachable = True

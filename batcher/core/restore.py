@@ -63,7 +63,7 @@ def _restore_model(contents: Contents, state: SavedModel) -> None:
         if not queued(contents.live[request_id]):
             contents.expiry.add(contents.live[request_id])
     model.running = sum(batch.model == state.model for batch in contents.fleet.batches.values())
-    for name in ("blocked", "reachable", "prefetch_at_ns", "dispatch_count"):
+    for name in ("blocked", "reachable", "prefetch_at_ns", "dispatch_count", "replaces"):
         setattr(model, name, getattr(state, name))
     for name in CAPTURED:
         getattr(model, name).restore(getattr(state, name))

@@ -69,6 +69,7 @@ class SavedModel:
     late: tuple[object, ...] = ()
     memory: tuple[object, ...] = ()
     offered: tuple[object, ...] = ()
+    replaces: str = ""
 
 
 @record

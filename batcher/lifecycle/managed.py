@@ -319,6 +319,7 @@ class ManagedModel:
         assert old is not None  # noqa: S101 - it serves
         telemetry = fresh.telemetry
         old.beside = fresh
+        fresh.replaces = old.key
         self._changed()
         try:
             if wanted.config.reload == "one_by_one":

@@ -28,6 +28,10 @@ def configure(contents: Contents, event: ModelConfigured) -> None:
         # What an earlier model of this name still runs is this one's now.
         running = contents.fleet.batches.values()
         model.running = sum(batch.model == event.model for batch in running)
+        before = contents.models.get(event.replaces)
+        if before is not None:
+            model.replaces = event.replaces
+            model.offered.since_ns = before.offered.since_ns
         contents.models[event.model] = model
     was_deadline_aware = model.deadline_aware
     max_rows = model.settings.max_batch_size
@@ -68,6 +72,10 @@ def remove(contents: Contents, event: ModelRemoved) -> None:
     for batch in contents.fleet.batches.values():
         if batch.model == event.model:
             batch.suspects = None
+    for each in contents.models.values():
+        if each.replaces == event.model:
+            each.offered.take_over(model.offered)
+            each.replaces = ""
     del contents.models[event.model]
     note_ceilings(contents)
     contents.reset_device_shares()

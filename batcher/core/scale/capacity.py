@@ -62,7 +62,8 @@ class Flow:
         # Sizes are whole, but batches of two sizes take turns.
         below, above = (each * gap_ns + alone[each] for each in (low, low + 1))
         part = (target_ns - below) / (above - below)
-        return least[low] + part * (least[low + 1] - least[low])
+        busy_ns = (1.0 - part) * low * least[low] + part * (low + 1) * least[low + 1]
+        return busy_ns / (low + part)
 
 
 def flow(

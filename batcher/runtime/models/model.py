@@ -102,6 +102,8 @@ class ServedModel:
         self.why = "not loaded yet"
         self.note = ""
         """What is to be said of it while it is ready: that a load beside it has failed, and why."""
+        self.replaces = ""
+        """The key of the generation that it replaces, as far as it does."""
         self.beside: ServedModel | None = None
         """The generation that is being loaded to replace it."""
         self.required = True
@@ -417,7 +419,7 @@ class ServedModel:
         """The event that gives the scheduler these settings and the padded axes."""
         if self.padding is not None:
             settings = replace(settings, padding=self.padding.axes)
-        return ModelConfigured(self.key, settings)
+        return ModelConfigured(self.key, settings, self.replaces)
 
     def _signature(self, metadata: ModelMetadata) -> Signature:
         supplied = frozenset[str]() if self.sequences is None else self.sequences.supplied

@@ -285,7 +285,7 @@ def _causes(stretch: Stretch, variant: Variant) -> Iterator[tuple[int, Event]]:
     for at_ns, event in stretch.causes:
         if type(event) is ModelConfigured:
             wanted = variant.settings(event.model, event.settings)
-            yield at_ns, ModelConfigured(event.model, wanted)
+            yield at_ns, ModelConfigured(event.model, wanted, event.replaces)
         elif type(event) is InstanceUp:
             yield at_ns, replace(event, prefetches=False)
         else:
