@@ -67,6 +67,7 @@ FIXED: Final[dict[str, str]] = {
     "scale/arrivals.FOLD_NS": "no decision depends on it: bench/sim scale measures it",
     "scale/arrivals.LEAST": "no decision depends on it: bench/sim scale measures it",
     "scale/arrivals.EXACT": "a bound of processor time",
+    "scale/arrivals.STEADY": "no decision depends on it: bench/sim scale measures it",
     "scale/arrivals.BURST": "no decision depends on it: bench/sim scale measures it",
     "scale/arrivals.PAUSE": "no decision depends on it: bench/sim scale measures it",
     "scale/arrivals.MOST": "a bound of memory",
