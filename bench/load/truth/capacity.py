@@ -60,6 +60,15 @@ class Flow:
         part = (target_s - takes[fits - 1]) / (takes[fits] - takes[fits - 1])
         return least[fits - 1] + part * (least[fits] - least[fits - 1])
 
+    def uneven(self) -> float:
+        """What may be served in time of random arrivals, as a part of what is of even ones: at least.
+
+        Of the rows that can be served within a target, one in forty may come in excess of them: then about
+        one in a hundred is late. Blocks of random rows differ by the root of their number.
+        """
+        rows = self.target_s / self.row_s(1e6)
+        return max(0.5, 1.0 - 0.75 / rows**0.5)
+
     def rate(self, share: float) -> float:
         """The rows a second that take that much of one slot's time."""
         return _solved(lambda rate: rate * self.row_s(rate) - share)

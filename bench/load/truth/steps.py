@@ -86,11 +86,12 @@ class Steps:
                 for scrape, value in pairs
                 if begin_ns < scrape.begin_ns < end_ns
             ]
-            most = 1.1 * level * slowest(world, end_ns)
+            part = min(Flow(stream.plan).uneven() for stream in self.streams)
+            most = 1.1 * level * slowest(world, end_ns) / part
             off = [at_s for at_s, value in mine if not 0.9 * level <= value <= most]
             settled = [value for at_s, value in mine if at_s >= SETTLED_S]
             slow = slowest(world, end_ns)
-            found.append(Seen(level, min(settled), max(settled), max(off, default=0.0), slow))
+            found.append(Seen(level, min(settled), max(settled), max(off, default=0.0), slow, part))
         return found
 
 
@@ -104,11 +105,16 @@ class Seen:
     settled_s: float
     slowest: float = 1.0
     """How many times as long as it should the slowest batch took meanwhile."""
+    uneven: float = 1.0
+    """The part of what can be served of even arrivals that can be of random ones."""
 
     @property
     def right(self) -> bool:
         """Whether it is within 10 % from five seconds after the step on, of a device as slow as it was."""
-        within = 0.9 * self.true <= self.lowest and self.highest <= 1.1 * self.true * self.slowest
+        within = (
+            0.9 * self.true <= self.lowest
+            and self.highest <= 1.1 * self.true * self.slowest / self.uneven
+        )
         return within and self.settled_s <= SETTLED_S
 
     def figures(self) -> dict[str, Any]:

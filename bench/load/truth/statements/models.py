@@ -74,7 +74,7 @@ def first_answer(world: World) -> Iterator[str]:
             near = [e for e in answered if e.done_ns < answered[0].done_ns + 50 * MS]
             low = min(e.earliest_end_ns - e.sent_ns for e in near) / SECOND
             high = max(e.latency_ns for e in near) / SECOND
-            yield from at_the_end(world, f"{name}_sum", Span(low, high), slack=0.005, model=model)
+            yield from at_the_end(world, f"{name}_sum", Span(low, high), slack=0.02, model=model)
 
 
 constant("batcher_model_load_failures", 0, sample="batcher_model_load_failures_total")

@@ -17,7 +17,7 @@ from truth.statements.batches import busy_s, device_of, ended, rows
 from truth.statements.live import HANDED_NS
 from truth.statements.statement import RATIO as BUSY_RATIO
 from truth.statements.statement import absent, every, of, when
-from truth.world import SECOND, Scrape, Span, World
+from truth.world import NEVER_NS, SECOND, Scrape, Span, World
 
 WINDOWS_S = (2.0, 3.0, 4.0, 5.0)
 STEP_S = 5.0
@@ -113,6 +113,12 @@ def known(world: World, scrape: Scrape) -> bool | None:
     ready_ns = world.event("ready") or 0
     if scrape.begin_ns < ready_ns + 2 * SECOND:
         return None
+    # An instance that hangs takes no batches.
+    for ran in world.batches.values():
+        for batch in ran:
+            end_ns = batch.end_ns or lost_ns or NEVER_NS
+            if end_ns - batch.begin_ns > SECOND and batch.begin_ns < scrape.end_ns < end_ns:
+                return None
     if lost_ns is None or scrape.end_ns < lost_ns:
         return True
     if any(section.get("instances", 1) > 1 for section in world.models.values()):
@@ -146,9 +152,11 @@ def _devices(world: World) -> dict[str, list[str]]:
     return found
 
 
-def _spanned(values: Iterable[float], slow: float) -> Span:
+def _spanned(world: World, values: Iterable[float], slow: float) -> Span:
+    """From even arrivals to random ones: of those less can be served in time."""
     found = list(values)
-    return Span(min(found), max(found) * slow)
+    part = min(Flow(plan).uneven() for plan in world.facts["plans"].values())
+    return Span(min(found), max(found) * slow / part)
 
 
 @of("batcher_model_load_ratio")
@@ -159,7 +167,7 @@ def model_load(world: World) -> Iterator[str]:
 
             def truth(scrape: Scrape) -> Span:
                 slow = slowest(world, scrape.begin_ns)
-                return _spanned((by_model[model] for by_model in each_way(scrape)), slow)  # noqa: B023
+                return _spanned(world, (by_model[model] for by_model in each_way(scrape)), slow)  # noqa: B023
 
             labels = {"model": model, "device": device}
             yield from _right(world, "batcher_model_load_ratio", truth, **labels)
@@ -170,7 +178,7 @@ def _of_device(world: World, device: str) -> Callable[[Scrape], Span]:
 
     def truth(scrape: Scrape) -> Span:
         slow = slowest(world, scrape.begin_ns)
-        return _spanned((sum(by_model.values()) for by_model in each_way(scrape)), slow)
+        return _spanned(world, (sum(by_model.values()) for by_model in each_way(scrape)), slow)
 
     return truth
 
