@@ -18,7 +18,7 @@ from typing import Any
 from batcher.testing.server import ServerProcess
 from truth import prometheus
 from truth.model import DEEDS
-from truth.world import Event, World, joined, read_model, read_requests
+from truth.world import Event, World, joined, read_model, read_requests, stood_ms
 
 HERE = Path(__file__).parent
 FAKE_NVML = HERE.parents[2] / "tests" / "fake_nvml" / "path"
@@ -217,6 +217,7 @@ def play(scene: Scene, folder: Path) -> World:
         "log": server_log,
         "connections": scene.connections,
         "gpu": scene.gpu,
+        "stood_ms": stood_ms(folder / "generator.log"),
     } | scene.facts
     return World(document, requests, batches, life, series, events, facts)
 

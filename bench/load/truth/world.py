@@ -248,6 +248,13 @@ class World:
         return late[int(len(late) * 0.99)] / MS if late else 0.0
 
 
+def stood_ms(log: Path) -> float:
+    """For how long the generator, or its machine, stood still at most."""
+    lags = Path(f"{log}.lags")
+    lines = lags.read_text().splitlines() if lags.exists() else []
+    return max((json.loads(line)[1] / MS for line in lines), default=0.0)
+
+
 def read_requests(plan: Sequence[Sequence[Any]], log: Path) -> dict[int, Request]:
     """Every request of the plan, with what the generator wrote of it."""
     requests = {each[0]: Request(each[0], *each[2:6], (*each[7:], 4)[0] or 4) for each in plan}

@@ -17,11 +17,10 @@ LATEST_MS = 50
 """A load that was sent later than this says nothing of ages that are right within as much."""
 
 
-def assert_true(world):
+def untrue(world):
+    """What is untrue of a world, as text."""
     wrong = untruths(world, [family.name for family in FAMILIES])
-    if wrong:
-        lines = (f"{family}:\n    " + "\n    ".join(said[:5]) for family, said in wrong.items())
-        pytest.fail("\n".join(lines), pytrace=False)
+    return "\n".join(f"{family}:\n    " + "\n    ".join(said[:5]) for family, said in wrong.items())
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def true(tmp_path):
     """Plays a scene and asserts that every exported family is as is known from the outside.
 
     `known` gets the world first, and may add events that follow from it; `lives` cuts it into those of
-    several servers.
+    several servers. A scene in which the machine stood still is played again before it fails.
     """
     if not prometheus.there():
         pytest.skip("prometheus is not installed (.ci/packages.txt)")
@@ -39,14 +38,15 @@ def true(tmp_path):
             folder = tmp_path / str(turn)
             folder.mkdir()
             world = play(scene, folder)
-            if world.late_ms <= LATEST_MS:
-                break
-        else:
-            pytest.skip(f"the load was sent {world.late_ms:.0f} ms late, three times")
-        known(world)
-        assert len(world.scrapes) > 3
-        for life in lives(world):
-            assert_true(life)
-        return world
+            if world.late_ms > LATEST_MS:
+                continue
+            known(world)
+            assert len(world.scrapes) > 3
+            wrong = [untrue(life) for life in lives(world)]
+            if not any(wrong):
+                return world
+            if turn == 2 or world.facts["stood_ms"] < LATEST_MS / 2:
+                pytest.fail("\n".join(wrong), pytrace=False)
+        return pytest.skip(f"the load was sent {world.late_ms:.0f} ms late, three times")
 
     return check
