@@ -104,7 +104,8 @@ class Evenness(Captured):
             if span_ns < mean_ns:
                 if max(span_ns, before_ns) < BURST * mean_ns:
                     continue
-                self.counts[int(BINS * span_ns / mean_ns)] += 1.0
+                # Rounded, just less than the mean may be all of it.
+                self.counts[min(int(BINS * span_ns / mean_ns), BINS - 1)] += 1.0
             self.seen += 1.0
             before_ns = span_ns
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from batcher.clock import SECOND
-from batcher.core.scale.arrivals import MOST, Evenness
+from batcher.core.scale.arrivals import LEAST, MOST, Evenness
 
 
 def learned(gaps, rows=40, seconds=600, each=1):
@@ -91,3 +91,13 @@ def test_all_at_one_moment_says_nothing():
     evenness.spans = [0.0] * 40
     evenness.fold(2, 100 * SECOND)
     assert 0 < evenness.part() <= 1
+
+
+def test_blocks_that_take_the_mean_but_for_rounding_are_counted():
+    evenness = Evenness()
+    evenness.fold(40, 0)
+    for number in range(1, LEAST + 1):
+        evenness.rows += 41
+        evenness.block(number * 1_001_335)  # the mean of what they took is rounded up
+    evenness.fold(40, 10 * SECOND)
+    assert evenness.seen == LEAST
