@@ -220,7 +220,7 @@ def _history(state: LiveState, model: Mapping[str, Any], width: int) -> Text:
 
     ages, target = state.ages(model), model["target_s"]
     highest = max([target or 0, *(age for age in ages if age is not None)], default=0)
-    if target:  # one spike must not press everything else to the floor
+    if target:  # one spike must not press everything else flat
         highest = min(highest, MOST_TARGETS * target)
     plot = Text("  ")
     size = _plot(width)

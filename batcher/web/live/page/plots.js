@@ -32,7 +32,7 @@ class Course {
   /** `bad`: what is drawn in the color of what is wrong. Without it, that is what is above the target. */
   draw(values, target, label, bad) {
     let highest = Math.max(...values.filter((value) => value !== null), target ? target * 1.3 : 0, 1e-9);
-    // One spike must not press everything else to the floor: what is higher is cut, and red to the top.
+    // One spike must not press everything else flat: what is higher is cut, and red to the top.
     if (target) highest = Math.min(highest, target * MOST_TARGETS);
     const top = (value) => this.height - Math.min(1, value / highest) * this.height;
     const { area, curve } = paths(values, top, this.height);
