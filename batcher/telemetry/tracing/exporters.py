@@ -11,10 +11,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from grpc import ssl_channel_credentials
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
+    OTLPSpanExporter as GrpcSpanExporter,
+)
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
     OTLPSpanExporter as HttpSpanExporter,
 )
@@ -24,7 +27,6 @@ from opentelemetry.sdk.resources import (
     SERVICE_VERSION,
     Resource,
 )
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from pydantic import SecretStr
 
@@ -32,10 +34,9 @@ from batcher import __version__
 from batcher.clock import SECOND
 from batcher.config import HeaderFile, TracingConfig
 from batcher.errors import ConfigError
-from batcher.telemetry.tracing.encoding import FastGrpcSpanExporter
+from batcher.telemetry.tracing.encoding import SpanEncoder
 from batcher.telemetry.tracing.epoch import Epoch
 from batcher.telemetry.tracing.records import Traced
-from batcher.telemetry.tracing.spans import SpanMaker
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +49,8 @@ SHORTEST_SECRET: Final = 8
 _LIBRARY: Final = logging.getLogger("opentelemetry")
 
 
-class ResourceOnce(Resource):
-    """A resource whose hash is computed once: the encoder asks for that of every span."""
-
-    def __hash__(self) -> int:
-        """The same as of a `Resource`."""
-        try:
-            return self._own_hash
-        except AttributeError:
-            self._own_hash: int = super().__hash__()
-            return self._own_hash
-
-
 class OtlpExporter:
-    """Makes spans of records and sends them; makes the exporter anew where a header's file has changed.
+    """Encodes records and sends them; makes the exporter anew where a header's file has changed.
 
     Raises `ConfigError` if a file cannot be used.
     """
@@ -75,7 +64,7 @@ class OtlpExporter:
     ) -> None:
         self._config = config
         self._epoch = epoch
-        self._maker = SpanMaker(resource(config, instance), span_id)
+        self._encoder = SpanEncoder(resource(config, instance), span_id)
         self._stamps = _stamps(config)
         self._headers = headers(config)
         self._heard = _Heard()
@@ -86,13 +75,7 @@ class OtlpExporter:
     def export(self, records: Sequence[Traced]) -> tuple[int, str]:
         """Send the spans; returns their number, and why they could not be sent ("" if they were)."""
         self._refresh()
-        offset_ns = self._epoch.refresh()
-        spans: list[ReadableSpan] = []
-        for record in records:
-            try:
-                spans += self._maker.spans(record, offset_ns)
-            except Exception:
-                log.exception("internal error: the spans of a traced request could not be made")
+        spans: Any = self._encoder.encoded(records, self._epoch.refresh())
         self._heard.last = ""
         try:
             done = self._exporter.export(spans) is SpanExportResult.SUCCESS
@@ -159,7 +142,7 @@ def resource(config: TracingConfig, instance: str = "") -> Resource:
     for name in (SERVICE_VERSION, SERVICE_INSTANCE_ID):
         if name in config.resource or name in _of_environment():
             ours.pop(name, None)
-    return ResourceOnce({**found.attributes, **ours}, found.schema_url)
+    return Resource({**found.attributes, **ours}, found.schema_url)
 
 
 def _of_environment() -> set[str]:
@@ -223,7 +206,7 @@ def _exporter(config: TracingConfig, given: Mapping[str, str]) -> SpanExporter:
 def _grpc(
     config: TracingConfig, given: dict[str, str] | None, timeout_s: float | None
 ) -> SpanExporter:
-    make = partial(FastGrpcSpanExporter, config.endpoint, headers=given, timeout=timeout_s)
+    make = partial(GrpcSpanExporter, config.endpoint, headers=given, timeout=timeout_s)
     tls = config.tls
     if tls is None:
         return make()

@@ -18,9 +18,10 @@ from batcher.telemetry.tracing.records import Traced
 
 log = logging.getLogger(__name__)
 
-BLOCK: Final = 16
+BLOCK: Final = 128
 """Records whose spans are made and sent at once, 1 to 7 spans each. Making them takes about 2 ms, in which
-the event loop may wait for the interpreter; half of that would double what sending costs."""
+the event loop may wait for the interpreter. A call to the collector costs as much as the spans of 50 records:
+with blocks of 16, sending costs twice as much."""
 
 INTERVAL_S: Final = 1.0
 """Seconds between two looks at the queue: how old spans get before they are sent."""

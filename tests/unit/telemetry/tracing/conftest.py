@@ -1,8 +1,4 @@
-"""Makes OpenTelemetry's spans of what was traced, after the end. Needs the extra `tracing`.
-
-Names and attributes of requests follow the semantic conventions for RPC servers
-(https://opentelemetry.io/docs/specs/semconv/rpc/); what is batcher's own begins with `batcher.`.
-"""
+"""What is traced as spans of OpenTelemetry's own classes: what the encoder is compared with."""
 
 from __future__ import annotations
 
@@ -10,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
+import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -21,27 +18,19 @@ from batcher import __version__
 from batcher.clock import MILLISECOND
 from batcher.core.commands import Outcome
 from batcher.telemetry.families import Stage
+from batcher.telemetry.tracing.encoding import BATCH, METHODS, SERVER_ERRORS
 from batcher.telemetry.tracing.records import SpanId, Traced, TracedBatch, TracedRequest
-
-METHODS: Final = {
-    False: "inference.GRPCInferenceService/ModelInfer",
-    True: "inference.GRPCInferenceService/ModelStreamInfer",
-}
-"""Whether a request came on a stream -> its RPC."""
-
-BATCH: Final = "batch"
-"""The name of a batch's span."""
-
-SERVER_ERRORS: Final = frozenset(
-    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
-)
-"""Status codes that are errors of a server, as the semantic conventions for gRPC say; with others the
-caller has made a mistake, or may come back later."""
 
 _SCOPE: Final = InstrumentationScope("batcher", __version__)
 _KEPT: Final = TraceFlags(TraceFlags.SAMPLED)
 _UNSET: Final = Status()
 _NO_STATE: Final = TraceState()
+
+
+@pytest.fixture
+def library():
+    """`SpanMaker`."""
+    return SpanMaker
 
 
 class SpanMaker:
@@ -100,7 +89,7 @@ class SpanMaker:
 
     def _batch(self, batch: TracedBatch, offset_ns: int) -> ReadableSpan:
         context = batch.context
-        assert context is not None  # noqa: S101 - a batch without one is not sent
+        assert context is not None
         state = _state(context.state)
         return self._span(
             BATCH,
