@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import environments
@@ -58,9 +59,11 @@ def send(address: str, model: str, rate: float, ends: float) -> None:
     """Independent requests at this rate, without waiting for answers."""
     with grpc.insecure_channel(address) as channel:
         infer = protocol.Stub(channel, protocol.INFERENCE).ModelInfer
+        calls = deque(maxlen=5_000)  # one that is not kept is cancelled
         while time.monotonic() < ends:
             rows = random.choice((1, 1, 2, 4))
-            infer.future(infer_request(model, {"X": np.zeros((rows, 16), np.float32)}), timeout=5)
+            tensors = {"X": np.zeros((rows, 16), np.float32)}
+            calls.append(infer.future(infer_request(model, tensors), timeout=5))
             time.sleep(random.expovariate(rate))
 
 

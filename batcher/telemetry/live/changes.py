@@ -121,7 +121,8 @@ def _changed(before: ModelStates | None, now: ModelStates | None) -> Sequence[tu
         severity = Severity.OK if now.state in _FINE else _BAD.get(now.state, Severity.NOTICE)
         found.append((severity, _with(now.state, now.reason)))
     elif now.reason != before.reason and now.reason:
-        found.append((Severity.WARNING, now.reason))
+        severity = Severity.NOTICE if now.state == "loading" else Severity.WARNING
+        found.append((severity, now.reason))
     if now.generation > before.generation and now.state == before.state == "ready":
         found.append((Severity.OK, f"generation {now.generation} serves"))
     for number, (state, why) in now.instances.items():
