@@ -83,14 +83,14 @@ def top(
 
 def _print_once(address: str, console: Console) -> None:
     from batcher.cli.live.client import LiveError, events
-    from batcher.cli.live.screen import lines
+    from batcher.cli.live.screen import lines, take
     from batcher.cli.live.state import LiveState
 
     state = LiveState()
     event = next(events(address), None)
     if event is None:
         raise LiveError(f"{address} ended the stream at once; is the server stopping?")
-    state.take(event, time.monotonic())
+    take(state, event, time.monotonic())
     width = console.width if console.is_terminal else _PLAIN_WIDTH
     for line in lines(state, width, None, time.monotonic()):
         line.rstrip()
@@ -103,7 +103,7 @@ def _watch(address: str, console: Console) -> None:
 
     from batcher.cli.live.client import events
     from batcher.cli.live.keys import Waker, listening
-    from batcher.cli.live.screen import lines
+    from batcher.cli.live.screen import lines, take
     from batcher.cli.live.state import LiveState
 
     state, waker = LiveState(), Waker()
@@ -112,7 +112,7 @@ def _watch(address: str, console: Console) -> None:
         stream, None
     )  # an address without a server is an error, before the screen is taken
     if first is not None:
-        state.take(first, time.monotonic())
+        take(state, first, time.monotonic())
     reader = threading.Thread(
         target=_read, args=(address, stream, state, waker), name="events", daemon=True
     )
@@ -148,11 +148,12 @@ def _watch(address: str, console: Console) -> None:
 def _read(address: str, stream: Iterator[Event], state: LiveState, waker: Waker) -> None:
     """Take events until the process ends, and find the server again whenever it is gone."""
     from batcher.cli.live.client import LiveError, events
+    from batcher.cli.live.screen import take
 
     while True:
         try:
             for event in stream:
-                state.take(event, time.monotonic())
+                take(state, event, time.monotonic())
                 waker.wake()
             state.trouble = "the server has ended the stream"
         except LiveError as error:

@@ -8,6 +8,7 @@ microsecond a line, and make samples only for those who ask for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from math import isfinite
 from typing import Final
 
 from prometheus_client.core import Metric
@@ -206,6 +207,8 @@ def _number(value: float) -> str:
 
 
 def _digits(value: float) -> str:
+    if not isfinite(value):
+        return _of_library(value)
     return str(int(value)) if value == int(value) else f"{value:.6f}"
 
 

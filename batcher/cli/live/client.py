@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from batcher.errors import InputError
+from batcher.errors import InputError, on_one_line
 
 SILENCE_S: Final = 5.0
 """Seconds without a byte after which the connection is given up: five events are missing by then."""
@@ -18,6 +19,8 @@ MAX_LINE_BYTES: Final = 64 << 20
 """Bytes of one line: an event with the history of some ten thousand models."""
 
 _UNIX: Final = "unix:"
+
+_NUMBER: Final = re.compile(rb"[0-9]{1,15}")
 
 
 class LiveError(InputError):
@@ -102,27 +105,40 @@ def _events(address: str, connection: http.client.HTTPConnection) -> Iterator[Ev
     answer = connection.getresponse()
     kind = answer.getheader("content-type", "")
     if answer.status == http.client.SERVICE_UNAVAILABLE:
-        raise LiveError(f"{address}: {answer.read(300).decode(errors='replace').strip()}")
+        raise LiveError(f"{address}: {on_one_line(answer.read(300).decode(errors='replace'))}")
     if answer.status != http.client.OK or not kind.startswith("text/event-stream"):
         raise LiveError(
-            f"{address} answers, but not as batcher does (status {answer.status}, {kind or 'no type'});"
+            f"{address} answers, but not as batcher does (status {answer.status}, {on_one_line(kind) or 'no type'});"
             " is it the address of server.http?"
         )
     number = 0
     while line := answer.readline(MAX_LINE_BYTES):
         field, _, value = line.rstrip(b"\r\n").partition(b": ")
         if field == b"id":
-            number = int(value)
+            number = int(value) if _NUMBER.fullmatch(value) else 0
         elif field == b"data":
             yield _event(address, number, value)
 
 
 def _event(address: str, number: int, data: bytes) -> Event:
     try:
-        values = json.loads(data)
+        values = _printable(json.loads(data))
         known = {"server", "status", "models", "changes", "devices", "problems"} <= values.keys()
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         known = False
     if not known:
         raise LiveError(f"{address} sends events, but not those of batcher")
     return Event(number, values)
+
+
+def _printable(value: Any) -> Any:
+    """The value with question marks for what could change what a terminal does."""
+    if isinstance(value, str):
+        if value.isprintable():
+            return value
+        return "".join([each if each.isprintable() else "?" for each in value])
+    if isinstance(value, list):
+        return [_printable(each) for each in value]
+    if isinstance(value, dict):
+        return {_printable(name): _printable(each) for name, each in value.items()}
+    return value

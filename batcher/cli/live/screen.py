@@ -5,14 +5,16 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
+from batcher.cli.live.client import LiveError
 from batcher.cli.live.numbers import block, blocks, percent, rate, seconds
+from batcher.cli.live.state import LiveState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from rich.text import Text
 
-    from batcher.cli.live.state import LiveState
+    from batcher.cli.live.client import Event
 
 STYLES: Final = {"ok": "green", "notice": "cyan", "warning": "yellow", "critical": "bold red"}
 MARKS: Final = {"ok": "+", "notice": "i", "warning": "!", "critical": "X"}
@@ -27,6 +29,21 @@ MOST_TARGETS: Final = 4
 
 STALE_S: Final = 3.0
 """Seconds without an event after which the screen says so."""
+
+
+def take(state: LiveState, event: Event, now_s: float) -> None:
+    """Have the state take an event. Raises `LiveError`, and changes nothing, where it cannot be drawn."""
+    alone = LiveState()
+    try:
+        alone.take(event, now_s)
+        for width in (WIDE, NARROW - 1):
+            lines(alone, width, None, now_s)
+    except Exception as error:  # noqa: BLE001 - whatever a server sends must not end the program
+        raise LiveError(
+            f"events come that cannot be shown ({type(error).__name__}); is the server of the same"
+            " version of batcher?"
+        ) from None
+    state.take(event, now_s)
 
 
 def lines(state: LiveState, width: int, height: int | None, now_s: float) -> list[Text]:

@@ -67,6 +67,9 @@ def test_a_unix_socket(values, tmp_path):
         (stream("{}"), "not those of batcher"),
         (stream("nonsense"), "not those of batcher"),
         (stream("[1]"), "not those of batcher"),
+        (stream("[" * 100_000), "not those of batcher"),
+        (b"HTTP/1.1 503 X\r\n\r\n\x1b]0;title\x07", r"\?\]0;title\?$"),
+        (b"HTTP/1.1 200 OK\r\ncontent-type: \x1b[2J\r\n\r\n", r", \?\[2J"),
     ],
 )
 def test_what_is_no_batcher_is_said_so(answer, said):
@@ -113,3 +116,19 @@ def test_addresses(text, address):
 def test_what_is_no_address(text):
     with pytest.raises(LiveError, match="allowed: HOST:PORT"):
         read_address(text)
+
+
+def test_no_text_can_change_the_terminal(values):
+    text = "\x1b]0;title\x07\x9b2J\u202e\r\n\udc80e\u0301\u96ea"
+    given = values(changes=[{"at_s": 0, "severity": "ok", "text": text}], more={text: [text]})
+    with answering(stream(json.dumps(given))) as address:
+        (found,) = events(address)
+    plain = "??]0;title??2J????e\u0301\u96ea".replace("??", "?", 1)
+    assert found.values["changes"][0]["text"] == plain
+    assert found.values["more"] == {plain: [plain]}
+
+
+def test_a_number_that_is_none_is_0(values):
+    answer = stream(json.dumps(values())).replace(b"id: 1", b"id: \xffone")
+    with answering(answer) as address:
+        assert [each.number for each in events(address)] == [0]

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.cli.live.client import Event
+from batcher.cli.live.client import Event, LiveError
 from batcher.cli.live.numbers import blocks, rate, seconds
-from batcher.cli.live.screen import lines
+from batcher.cli.live.screen import lines, take
 from batcher.cli.live.state import LiveState
 
 
@@ -179,3 +179,32 @@ def test_blocks_show_the_highest_of_what_they_stand_for():
     assert blocks([1], 10, 1) == " " * 9 + "█"
     assert blocks([None] * 300, 5, 1) == " " * 5
     assert blocks([], 5, 1) == " " * 5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"server": {}},
+        {"status": "fine"},
+        {"models": [{}]},
+        {"models": 7},
+        {"history": [{"name": "embedder"}]},
+        {"changes": [{"at_s": 1e300, "severity": "ok", "text": ""}]},
+        {"problems": [{}, {"severity": "dreadful", "model": "", "text": ""}]},
+        {"status": {"level": "dreadful", "text": ""}},
+    ],
+)
+def test_what_cannot_be_drawn_is_not_taken(values, wrong):
+    state = LiveState()
+    take(state, Event(1, values()), 100.0)
+    with pytest.raises(LiveError, match="cannot be shown"):
+        take(state, Event(2, values() | wrong), 101.0)
+    assert lines(state, 80, 24, 101.0)[0].plain == "+ 1 model, nothing is wrong"
+    take(state, Event(3, values()), 102.0)
+    assert state.received_s == 102.0
+
+
+def test_a_model_with_wrong_values_is_not_taken(values, model):
+    for name, wrong in (("target_s", "soon"), ("level", "bad"), ("devices", None)):
+        with pytest.raises(LiveError, match="cannot be shown"):
+            take(LiveState(), Event(1, values(model(**{name: wrong}))), 1.0)
