@@ -9,15 +9,6 @@ from batcher.telemetry.logs import JsonFormatter, TextFormatter
 MODELS = "models: [{name: m, executor: emulated}]\n"
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_it_was():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
 @pytest.fixture
 def served(monkeypatch):
     """What `batcher.process.serve` was called with; a fake that ends at once, or raises a scripted error."""
