@@ -275,6 +275,7 @@ async def test_every_bad_request_is_counted_once(application, stub):
             await stub.ModelInfer(request)
 
     total = application.registry.get_sample_value
+    await application.batcher.idle()  # a call ends for its caller before it does here
     model = {"model": "hello", "version": "1", "outcome": "rejected", "reason": "invalid"}
     unknown = {"model": "", "version": "", "outcome": "rejected", "reason": "unknown_model"}
     assert total("batcher_requests_total", unknown) == 2  # an unknown model, an unknown version

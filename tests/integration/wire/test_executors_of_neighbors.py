@@ -221,6 +221,7 @@ async def test_backends_that_turn_batches_away(
     # No row was sent twice, the model stays ready, and all of it is counted as what it is.
     assert sum(batch.rows for batch in neighbors[0].batches) == 8
     assert application.health().ready
+    await application.batcher.idle()  # a call ends for its caller before it does here
     (model,) = application.models
     counts = {reason: count for (_, reason), count in model.telemetry.requests.items() if count}
     assert counts == {f"backend_{cause}": 8}
