@@ -116,6 +116,8 @@ class InferenceServicer:
         except aio.AbortError:
             loss = None  # its status was sent
             raise
+        except aio.InternalError:
+            raise asyncio.CancelledError from None  # what grpcio raises where the caller has left
         finally:
             exchange.ended(loss)
             self._buffers.release(size)
@@ -172,6 +174,8 @@ class InferenceServicer:
             context.set_trailing_metadata(self._load_of(context))
         except (aio.AbortError, aio.UsageError):
             raise
+        except aio.InternalError:
+            raise asyncio.CancelledError from None  # as in `model_infer_written`
         except Exception:
             log.exception(INTERNAL_ERROR)
             load = self._load_of(context)

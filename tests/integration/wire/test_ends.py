@@ -19,6 +19,7 @@ from batcher.http2.sansio.frames import (
     frame,
 )
 from batcher.http2.sansio.hpack import encode
+from batcher.telemetry.ended import EndHooks
 from batcher.telemetry.families import Stage
 from batcher.testing.messages import infer_request
 
@@ -101,7 +102,7 @@ async def slow(served):
 )
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
 async def test_an_answer_ends_as_its_caller_saw_it(
-    served, slow, request_of, eventually, method, leave, metadata, end
+    served, slow, request_of, eventually, caplog, method, leave, metadata, end
 ):
     application, ended = served
     slow.call(1, request_of(rows=64), *metadata, method=method)
@@ -122,6 +123,9 @@ async def test_an_answer_ends_as_its_caller_saw_it(
     assert found.stages_ns[-1] > 0
     requests = application.models.find("hello", "1").telemetry.requests
     assert {key: count for key, count in requests.items() if count} == {end: 1}
+    # That a caller leaves is no error of the server.
+    errors = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert [each.name for each in errors] == [EndHooks.__module__]
 
 
 @pytest.mark.parametrize("order", ["any", "same"])
