@@ -51,7 +51,8 @@ class ServerConfig(Section):
     grpc: Annotated[tuple[Address, ...], *AT_LEAST_ONE] = ("127.0.0.1:8001",)
     """Listeners for inference: `host:port` or `unix:/path`."""
     http: Address | None = "127.0.0.1:8002"
-    """The HTTP listener of `/metrics`, `/v1/load`, `/healthz` and `/readyz`; null turns it off."""
+    """The HTTP listener of the live view (`/`), `/metrics`, `/v1/load`, `/healthz` and `/readyz`; null
+    turns it off."""
     admin: tuple[Address, ...] = ()
     """Listeners for RPCs that load and unload models and change settings. Loading a model can mean
     running its code: prefer a Unix socket, such as `unix:/run/batcher/admin.sock`."""
