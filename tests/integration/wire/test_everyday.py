@@ -59,5 +59,6 @@ async def test_a_deadline_shorter_than_any_batch_is_told_from_load(served, reque
         with pytest.raises(aio.AioRpcError) as caught:
             await stub.ModelInfer(request_of(1.0), timeout=0.2)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await application.batcher.idle()
     ended = LABELS | {"outcome": "expired", "reason": "deadline_too_short"}
     assert application.registry.get_sample_value("batcher_requests_total", ended) == 2

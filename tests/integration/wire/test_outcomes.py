@@ -18,11 +18,12 @@ ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_len
 
 @pytest.fixture
 async def served(start, hello, dial):
-    """(application, stub, count): `count(outcome, reason)` is what was counted of `hello`."""
+    """(application, stub, count): `await count(outcome, reason)` is what was counted of `hello`."""
     batching = {"max_batch_size": 8192}
     application = await start(hello(server={"max_message": "64KiB"}, batching=batching))
 
-    def count(outcome, reason):
+    async def count(outcome, reason):
+        await application.batcher.idle()  # a call ends for its caller before it does here
         labels = LABELS | {"outcome": outcome, "reason": reason}
         return application.registry.get_sample_value("batcher_requests_total", labels)
 
@@ -37,7 +38,7 @@ def too_many_rows():
 async def test_every_end_is_there_before_it_happens(served):
     _, _, count = served
     for outcome, reason in ENDS:
-        assert count(outcome, reason) == 0, (outcome, reason)
+        assert await count(outcome, reason) == 0, (outcome, reason)
 
 
 async def test_an_answer_that_is_too_large_has_failed(served):
@@ -45,14 +46,14 @@ async def test_an_answer_that_is_too_large_has_failed(served):
     with pytest.raises(aio.AioRpcError) as caught:
         await stub.ModelInfer(too_many_rows())
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert count("ok", "") == 0
-    assert count("failed", "answer_too_large") == 1
+    assert await count("ok", "") == 0
+    assert await count("failed", "answer_too_large") == 1
 
     stream = stub.ModelStreamInfer()
     await stream.write(too_many_rows())
     assert "can be sent" in (await stream.read()).error_message
-    assert count("ok", "") == 0
-    assert count("failed", "answer_too_large") == 2
+    assert await count("ok", "") == 0
+    assert await count("failed", "answer_too_large") == 2
     stream.cancel()
 
 
@@ -73,6 +74,7 @@ async def test_every_end_counts_for_its_tenant(start, hello, dial, request_of):
         labels = LABELS | {"tenant": tenant, "outcome": outcome}
         return application.registry.get_sample_value("batcher_tenant_requests_total", labels)
 
+    await application.batcher.idle()
     assert (count("gold", "ok"), count("other", "ok")) == (2, 2)
     assert (count("gold", "rejected"), count("other", "rejected")) == (2, 0)
     assert count("made up", "ok") is None
@@ -92,8 +94,8 @@ async def test_too_many_classes_are_invalid(served, request_of, monkeypatch):
         "classification gives at most 3 classes in one answer, got 1 rows of 4"
         in caught.value.details()
     )
-    assert count("ok", "") == 0
-    assert count("failed", "input") == 1
+    assert await count("ok", "") == 0
+    assert await count("failed", "input") == 1
 
 
 async def test_an_answer_that_cannot_be_encoded_has_failed(served, request_of, monkeypatch):
@@ -110,8 +112,8 @@ async def test_an_answer_that_cannot_be_encoded_has_failed(served, request_of, m
     good, bad, good_too = await asyncio.gather(*calls, return_exceptions=True)
     assert (good.id, good_too.id) == ("good", "good too")
     assert bad.code() is grpc.StatusCode.INTERNAL
-    assert count("ok", "") == 2
-    assert count("failed", "internal") == 1
+    assert await count("ok", "") == 2
+    assert await count("failed", "internal") == 1
 
     stream = stub.ModelStreamInfer()
     for name in ("bad", "good"):
@@ -119,7 +121,7 @@ async def test_an_answer_that_cannot_be_encoded_has_failed(served, request_of, m
     first, second = await stream.read(), await stream.read()
     assert "internal error" in first.error_message
     assert second.infer_response.id == "good"
-    assert count("failed", "internal") == 2
+    assert await count("failed", "internal") == 2
     stream.cancel()
 
 
@@ -145,6 +147,7 @@ async def test_requests_refused_before_they_are_read_are_counted(served, request
     await stream.write(large)
     assert await stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
+    await application.batcher.idle()
     assert count("unknown_model") == 1
     # The library refuses the others before this server sees them; docs/metrics.md says so.
     seen = transport == "builtin"
@@ -158,6 +161,7 @@ async def test_a_message_that_cannot_be_read_is_not_one_for_an_unknown_model(ser
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(aio.AioRpcError):
             await call(b"\xff\xff")
+    await application.batcher.idle()
     labels = {"model": "", "version": "", "outcome": "rejected", "reason": "invalid"}
     assert application.registry.get_sample_value("batcher_requests_total", labels) == 1
 
@@ -180,8 +184,9 @@ async def test_a_defect_of_the_server_before_admission_is_counted(
             await stub.ModelInfer(request_of())
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     labels = {"model": "", "version": "", "outcome": "rejected", "reason": "internal"}
+    failed = await count("failed", "internal")
     unread = application.registry.get_sample_value("batcher_requests_total", labels)
-    assert (unread, count("failed", "internal")) == ((1, 0) if place == "parse" else (0, 1))
+    assert (unread, failed) == ((1, 0) if place == "parse" else (0, 1))
     assert await stub.ModelInfer(request_of())
 
 
@@ -218,6 +223,7 @@ async def test_an_answer_that_does_not_fit_the_buffer_has_failed(
         assert (await reading).id == "full"
         refused, message = False, "server.max_buffered"
     assert "server.max_buffered" in message
+    await application.batcher.idle()
     value = application.registry.get_sample_value
     failed = value(
         "batcher_requests_total", LABELS | {"outcome": "failed", "reason": "buffer_full"}

@@ -35,13 +35,14 @@ OPTIONS = [
 
 @pytest.fixture
 async def served(start, hello, dial):
-    """A function that starts a server and returns (stub, count); `count` is how often a reason was counted."""
+    """A function that starts a server and returns (stub, count); `await count(...)` is how often a reason was counted."""
 
     async def serve(server=None, **model):
         application = await start(hello(server=server, **model))
         stub = await dial(application.grpc.addresses[0], options=OPTIONS)
 
-        def count(outcome, reason, model="hello", version="1"):
+        async def count(outcome, reason, model="hello", version="1"):
+            await application.batcher.idle()  # a call ends for its caller before it does here
             labels = {"outcome": outcome, "reason": reason, "model": model, "version": version}
             return application.registry.get_sample_value("batcher_requests_total", labels)
 
@@ -83,7 +84,7 @@ async def test_a_full_queue_is_tried_again_after_the_hint(
     await asyncio.gather(running, waiting)
     assert code is (UNAVAILABLE if style == "triton" else EXHAUSTED)
     assert int(pushback) > 0
-    assert count("rejected", "queue_requests") == ATTEMPTS
+    assert await count("rejected", "queue_requests") == ATTEMPTS
 
 
 async def test_an_answer_that_is_too_large_is_not_tried_again(served):
@@ -91,7 +92,7 @@ async def test_an_answer_that_is_too_large_is_not_tried_again(served):
 
     assert await refusal(stub.ModelInfer(rows(64 * 1024 // 16 - 10))) == (EXHAUSTED, "-1")
 
-    assert count("failed", "answer_too_large") == 1
+    assert await count("failed", "answer_too_large") == 1
 
 
 async def test_a_request_whose_time_is_over_is_not_tried_again(served, fakes, request_of):
@@ -111,7 +112,7 @@ async def test_a_request_whose_time_is_over_is_not_tried_again(served, fakes, re
 
     hang.release()
     await running
-    assert count("expired", "queue_timeout") == 1
+    assert await count("expired", "queue_timeout") == 1
 
 
 class TestTheTransportsOwnRefusals:
@@ -126,7 +127,7 @@ class TestTheTransportsOwnRefusals:
 
         assert await refusal(stub.ModelInfer(rows(5000))) == (EXHAUSTED, "-1")
 
-        assert count("rejected", "message_too_large", "", "") == 1
+        assert await count("rejected", "message_too_large", "", "") == 1
 
     async def test_metadata_that_is_too_large(self, served, request_of):
         stub, count = await served()
@@ -135,4 +136,4 @@ class TestTheTransportsOwnRefusals:
         code, pushback = await refusal(stub.ModelInfer(request_of(), metadata=metadata))
 
         assert (code, pushback) == (EXHAUSTED, "-1")
-        assert count("rejected", "metadata_too_large", "", "") == 1
+        assert await count("rejected", "metadata_too_large", "", "") == 1
