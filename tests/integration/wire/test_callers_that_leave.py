@@ -262,6 +262,7 @@ async def test_what_expires_in_the_queue_is_never_executed(
     assert output_arrays(await first)["Y"].shape == (1, 4)
     await stub.ModelInfer(request_of(rows=4))
     assert fakes[0].batch_sizes == [1, 4]
+    await application.batcher.idle()
     counts = application.models.find("hello", "1").telemetry.requests
     # The reset of a caller that has run out of time may outrun the server's own clock.
     left = (Outcome.CANCELLED, Reason.CALLER_CANCELLED)

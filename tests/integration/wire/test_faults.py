@@ -101,6 +101,7 @@ async def test_a_value_that_is_refused_has_one_reason_wherever_in_the_batch(
     application, ends = await together(values, refuse(BAD_VALUE), server=server)
 
     check(values, ends, "executor refused the input: no such token", code)
+    await application.batcher.idle()  # a call ends for its caller before it does here
     labels = {"model": "hello", "version": "1", "outcome": "failed"}
     value = application.registry.get_sample_value
     assert value("batcher_requests_total", labels | {"reason": "input"}) == 1

@@ -183,6 +183,7 @@ async def test_a_cancelled_stream_cancels_only_its_own_requests(
     assert [output_arrays(a)["Y"].max() for a in answers] == [2, 4]
     executed = [c.batch.inputs["X"].max() for f in fakes for c in f.calls if c.batch is not None]
     assert 51 not in executed
+    await application.batcher.idle()
     count = application.registry.get_sample_value
     cancelled = {"outcome": "cancelled", "reason": "caller_cancelled"}
     labels = {"model": "hello", "version": "1"}
