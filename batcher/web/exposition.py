@@ -159,9 +159,14 @@ def _pieces(lines: Iterator[str]) -> Iterator[bytes]:
     for line in lines:
         piece += line
         if len(piece) >= SLICE_CHARACTERS:
-            yield piece.encode()
+            yield _encoded(piece)
             piece = ""
-    yield piece.encode()
+    yield _encoded(piece)
+
+
+def _encoded(text: str) -> bytes:
+    """The text as UTF-8, in which what it has no bytes for is a question mark: it must not cost a family."""
+    return text.encode(errors="replace")
 
 
 def _slices(metric: Metric) -> Iterator[Metric]:

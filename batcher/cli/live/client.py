@@ -76,7 +76,10 @@ def events(address: str) -> Iterator[Event]:
         yield from _events(address, connection)
     except LiveError:
         raise
-    except http.client.HTTPException as error:
+    except UnicodeError as error:
+        raise LiveError(f"{address} is no name of a host") from error
+    # http.client raises ValueError and OverflowError of sizes that are none.
+    except (http.client.HTTPException, ValueError, OverflowError) as error:
         raise LiveError(
             f"{address} does not speak HTTP ({type(error).__name__}); give the address of server.http,"
             " not of server.grpc"

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import Any, Final, TypeAlias
 
-from batcher.errors import describe
+from batcher.errors import describe, on_one_line
 from batcher.telemetry.devices.statistics import DeviceState
 
 Nvml: TypeAlias = Any
@@ -78,4 +78,4 @@ def text_of(nvml: Nvml, error: BaseException) -> str:
 
 def as_text(value: object) -> str:
     """A text of NVML, which older versions give as bytes."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return on_one_line(value.decode(errors="replace") if isinstance(value, bytes) else str(value))

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from batcher.clock import MILLISECOND, SECOND, Clock
+from batcher.errors import describe
 from batcher.telemetry.devices.nvml import (
     LibraryMissingError,
     Nvml,
@@ -237,14 +238,18 @@ class _Thread:
     def _work(self) -> None:
         reader = self._reader
         try:
-            nvml = reader.load()
+            with self._in("the import of nvidia-ml-py", limit_ns=OPEN_LIMIT_NS):
+                nvml = reader.load()
         except LibraryMissingError as error:
             log.warning("nothing is known of GPUs: %s", error)
             reader.problem = Problem(DeviceState.NO_LIBRARY, str(error))
             return
-        except Exception as error:  # noqa: BLE001 - a library that cannot be imported
-            log.warning("nothing is known of GPUs: nvidia-ml-py cannot be imported: %s", error)
-            reader.problem = Problem(DeviceState.NO_LIBRARY, f"it cannot be imported: {error}")
+        except _Replaced:
+            raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a library that cannot be imported
+            why = describe(error)
+            log.warning("nothing is known of GPUs: nvidia-ml-py cannot be imported: %s", why)
+            reader.problem = Problem(DeviceState.NO_LIBRARY, f"it cannot be imported: {why}")
             return
         clock = reader.clock
         while not self.replaced:

@@ -120,7 +120,7 @@ class Feed:
             if kind == "first":
                 values |= {"history": self._view.histories()}
             body = json.dumps(values, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            event = f"event: {kind}\nid: {self.number}\ndata: {body}\n\n".encode()
+            event = f"event: {kind}\nid: {self.number}\ndata: {body}\n\n".encode(errors="replace")
         except Exception:
             if not self._failing:
                 log.exception("internal error: the live view has nothing to show")

@@ -133,3 +133,10 @@ async def test_a_text_that_fails_fails_only_the_requests_for_it(registry):
         await exposition.text("")
     exposition._registry = registry
     assert (await exposition.text(""))[0] == generate_latest(registry)
+
+
+async def test_what_utf_8_has_no_bytes_for_costs_no_family():
+    registry = CollectorRegistry()
+    Telemetry(registry, clock=lambda: 0).model("a", "a\udcff", "1")
+    text, _ = await render(registry, "")
+    assert b'batcher_latency_target_missed_total{model="a?",version="1"}' in text

@@ -85,6 +85,19 @@ def test_where_nothing_listens():
             list(events(address))
 
 
+@pytest.mark.parametrize("size", [b"f" * 20, b"-1"])
+def test_a_chunk_of_no_size(size):
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked"
+    answer = head + b"\r\n\r\n" + size + b"\r\n"
+    with answering(answer) as address, pytest.raises(LiveError, match="does not speak HTTP"):
+        list(events(address))
+
+
+def test_a_name_that_no_host_can_have():
+    with pytest.raises(LiveError, match="no name of a host"):
+        list(events(f"{'x' * 64}.invalid:8002"))
+
+
 def test_a_host_that_is_not_there():
     with pytest.raises(LiveError, match="cannot reach"):
         list(events("nowhere.invalid:8002"))

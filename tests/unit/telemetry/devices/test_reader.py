@@ -1,5 +1,7 @@
 """The thread that reads NVML: what it finds, what hangs, what comes back."""
 
+import threading
+
 import pytest
 from fake_nvml import FakeGpu, FakeMig, Machine
 
@@ -88,17 +90,37 @@ def missing():
     raise LibraryMissingError("pip install nvidia-ml-py")
 
 
-def test_an_nvidia_ml_py_that_cannot_be_imported(reading):
+@pytest.mark.parametrize("error", [OSError("no\nsuch file"), SystemExit("no such file")])
+def test_an_nvidia_ml_py_that_cannot_be_imported(reading, error):
     def broken():
-        raise OSError("no such file")
+        raise error
 
     play = reading()
     play.reader.load = broken
     play.read(0)
     play.until(lambda: play.reader.problem is not None)
     assert play.reader.problem == Problem(
-        DeviceState.NO_LIBRARY, "it cannot be imported: no such file"
+        DeviceState.NO_LIBRARY, f"it cannot be imported: {type(error).__name__}: no such file"
     )
+
+
+def test_an_import_that_hangs(reading):
+    play, imported, load = reading(), threading.Event(), None
+
+    def hangs():
+        imported.wait()
+        return load()
+
+    load, play.reader.load = play.reader.load, hangs
+    play.read(0)
+    play.until(lambda: play.reader._current.step is not None)
+    play.now_ns += OPEN_LIMIT_NS
+    play.reader.check()
+    assert "the import of nvidia-ml-py has not returned" in play.reader.stuck
+    imported.set()
+    play.until(lambda: play.state() is OK)
+    play.reader.check()
+    assert not play.reader.stuck
 
 
 @pytest.mark.parametrize(

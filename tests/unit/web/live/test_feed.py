@@ -123,6 +123,12 @@ async def test_values_that_cannot_be_sent_are_a_comment(feed, view, caplog):
     assert caplog.text.count("has nothing to show") == 1
 
 
+async def test_what_utf_8_has_no_bytes_for_is_a_question_mark(feed, view):
+    view.now = lambda: {"reason": "no file \udcff"}
+    feed.sample()
+    assert parsed(feed.first())[-1]["reason"] == "no file ?"
+
+
 async def test_it_samples_once_a_second(view, monkeypatch):
     time_s, slept = [100.0], []
 
