@@ -87,6 +87,9 @@ def check(
             typer.echo(line)
         models = (*settings.models, *(each.config for each in checked.wanted))
         console.print(_models(models))
+        for model in models:
+            for line in _budget(model):
+                typer.echo(line)
         typer.echo(_devices(models, settings))
         for ignored in checked.ignored:
             typer.echo(f"note: {ignored}")
@@ -175,6 +178,22 @@ def _models(models: Sequence[ModelConfig]) -> Table:
             _queue(model.queue),
         )
     return table
+
+
+def _budget(model: ModelConfig) -> list[str]:
+    """What each hop of a model may take of its target, and what is left; nothing without a budget."""
+    from batcher.config import format_duration
+
+    budget, target_ns = model.budget, model.batching.target_p99
+    if budget is None or target_ns is None:
+        return []
+    shares, free = budget.shares(), budget.free()
+    said = ", ".join(f"{hop} {format_duration(share_ns)}" for hop, share_ns in shares.items())
+    left = f"{format_duration(target_ns - sum(shares.values()))} left"
+    if free:
+        left += f" for {', '.join(free)}"
+    whole = f"{model.name}:{model.version} of {format_duration(target_ns)}"
+    return [f"budget: {whole}: {said}; {left}" if said else f"budget: {whole}: {left}"]
 
 
 def _queue(queue: QueueConfig) -> str:

@@ -106,7 +106,7 @@ def tune(
 ) -> None:
     """Show or change settings of a running server, without a restart.
 
-    Keys under `batching`, `queue`, `padding` and `outputs` of a model can change. All values of one call
+    Keys under `batching`, `budget`, `queue`, `padding` and `outputs` of a model can change. All values of one call
     take effect together, between two batches, or none does. They last until the configuration file
     changes or the server ends.
     """

@@ -32,6 +32,11 @@ class BudgetConfig(Section):
         }
         return {hop: share_ns for hop, share_ns in every.items() if share_ns is not None}
 
+    def free(self) -> list[str]:
+        """The hops that have equal parts of what the shares leave: the server's own that have no share."""
+        shares = self.shares()
+        return [hop for hop in BudgetConfig.model_fields if hop != "upstream" and hop not in shares]
+
 
 def budget_problems(
     budget: BudgetConfig | None, target_ns: int | None

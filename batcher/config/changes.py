@@ -18,7 +18,9 @@ from batcher.config.root import Config
 from batcher.config.section import KeyPath, dotted
 
 TUNABLE: Final = tuple(
-    key for key in ("batching", "queue", "padding", "outputs") if key in ModelConfig.model_fields
+    key
+    for key in ("batching", "budget", "queue", "padding", "outputs")
+    if key in ModelConfig.model_fields
 )
 """Keys of a model whose values change in place, while it is served."""
 

@@ -134,7 +134,7 @@ class ManagedModel:
         """
         before, self.served_as = self.served_as, replace(self.served_as, config=config)
         if self.served is not None:
-            self.served.config = config
+            self.served.tuned(config)
         loading, loading_as = self.loading, self.loading_as
         if loading is None or loading_as is None:
             return
@@ -143,7 +143,7 @@ class ManagedModel:
             self.loading_as = replace(loading_as, config=loading_as.config.model_copy(update=tuned))
             try:
                 loading.configure(*_settings(self.loading_as, loading))
-                loading.config = self.loading_as.config
+                loading.tuned(self.loading_as.config)
             except Exception:
                 log.exception(
                     "%s: settings that were changed while it is loaded could not be given to the next"
@@ -158,7 +158,7 @@ class ManagedModel:
             settings, rules = _settings(wanted, self.served)
             if (settings, rules) != (self.served.settings, self.served.rules):
                 self.served.configure(settings, rules)
-            self.served.config = wanted.config
+            self.served.tuned(wanted.config)
         changed = self.served_as != wanted
         self.served_as = wanted
         return ChangeResult.CONFIGURED if changed else ChangeResult.UNCHANGED
@@ -298,6 +298,7 @@ class ManagedModel:
         if not self.removed:
             self._registry.put(model)
         model.telemetry.serves(model.key, model.generation)
+        model.tell_telemetry()
         self._changed()
 
     async def _load_alone(self, model: ServedModel) -> None:

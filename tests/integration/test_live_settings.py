@@ -31,6 +31,10 @@ def update(changes, model="hello", **fields):
     return admin.UpdateSettingsRequest(model=model, changes=changes, **fields)
 
 
+def with_budget(served):
+    return served.document["models"][0] | {"budget": {"queue": "10ms"}}
+
+
 @pytest.fixture
 def document(hello):
     server = {
@@ -149,6 +153,27 @@ class TestByCall:
         assert counts() == {"gold": 2, "silver": 1, "other": 1}
         error = await refusal(tune.UpdateSettings(update({"queue.tenants": "{other: 4}"})))
         assert (error.code(), "another name" in error.details()) == (INVALID, True)
+
+    async def test_a_budget_counts_from_now_on_and_loads_nothing(
+        self, served, tune, data, request_of, eventually
+    ):
+        def over(hop):
+            return served.application.registry.get_sample_value(
+                "batcher_budget_exceeded_total", {"model": "hello", "version": "1", "hop": hop}
+            )
+
+        await data.ModelInfer(request_of(), timeout=WAIT_S)
+        assert over("execute") is None
+        answer = await tune.UpdateSettings(update({"budget": "{execute: 1us, reply: 1ms}"}))
+        assert "budget" in {change.path.split(".")[0] for change in answer.changes}
+        await data.ModelInfer(request_of(), timeout=WAIT_S)
+        await eventually(lambda: over("execute") == 1)
+        with pytest.raises(aio.AioRpcError, match=r"at most batching\.target_p99, which is 50ms"):
+            await tune.UpdateSettings(update({"budget.queue": "60ms"}))
+        served.replace_file(json.dumps(served.document | {"models": [with_budget(served)]}))
+        await eventually(lambda: over("execute") is None)
+        assert over("queue") == 0
+        assert served.application.models.find("hello").generation == 1
 
     async def test_validating_changes_nothing(self, served, tune):
         answer = await tune.UpdateSettings(update({"queue.max_rows": "7"}, validate_only=True))

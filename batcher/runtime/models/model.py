@@ -266,7 +266,7 @@ class ServedModel:
             self.padding = before
             raise
         self.settings, self.rules = settings, rules
-        self._tell_telemetry()
+        self.tell_telemetry()
         if loaded is not None:
             self._loaded = loaded[0], self._signature(loaded[0])
             self._tell_buckets(loaded[0])
@@ -371,10 +371,18 @@ class ServedModel:
         if not self._known:
             self.enter(ModelState.LOADING, "loading")
             self._known = True
-            self._tell_telemetry()
+            self.tell_telemetry()
             self._process.runner.feed(self._configured(self.settings))
 
-    def _tell_telemetry(self) -> None:
+    def tuned(self, config: ModelConfig) -> None:
+        """Note that it is configured as `config` says from now on."""
+        self.config = config
+        self.tell_telemetry()
+
+    def tell_telemetry(self) -> None:
+        """Count by its settings, unless another generation serves: that one's hold until this one does."""
+        if self.telemetry.serving not in {"", self.key}:
+            return
         self.telemetry.tells_tenants_apart(name for name, _ in self.settings.queue.tenants)
         budget = None if self.config is None else self.config.budget
         shares = {} if budget is None else budget.shares()

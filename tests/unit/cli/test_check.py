@@ -387,3 +387,24 @@ devices: {gpu0: {gpu: "0000:3b:00.0"}}
     result = run("check", path)
     assert result.exit_code == 0
     assert "batches at once: gpu0 1 (GPU 0000:3b:00.0), cpu 1" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("budget", "line"),
+    [
+        (
+            "{upstream: 5ms, queue: 10ms}",
+            "hello:1 of 50ms: upstream 5ms, queue 10ms; 35ms left for admission, execute, reply",
+        ),
+        (
+            "{admission: 1ms, queue: 9ms, execute: 30ms, reply: 5ms}",
+            "hello:1 of 50ms: admission 1ms, queue 9ms, execute 30ms, reply 5ms; 5ms left",
+        ),
+    ],
+)
+def test_what_a_budget_leaves_is_shown(run, write, budget, line):
+    batching = "{target_p99: 50ms}"
+    path = write(
+        f"models: [{{name: hello, executor: emulated, batching: {batching}, budget: {budget}}}]"
+    )
+    assert f"budget: {line}\n" in run("check", path).stdout

@@ -8,7 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from batcher.clock import MILLISECOND
+from batcher.config import ModelConfig
 from batcher.errors import AnswerTooLarge, BufferFull, ExecutionFailed
+from batcher.telemetry.budget import Hop
 
 
 @pytest.mark.parametrize(
@@ -123,3 +126,15 @@ async def test_debug_shows_the_traceback_of_an_executors_error(middle, caplog):
 
 def boom(*_, **__):
     raise RuntimeError("boom")
+
+
+async def test_a_generation_that_does_not_serve_does_not_change_how_answers_are_judged(middle):
+    shares = {"queue": "1ms"}
+    of_model = {"name": "m", "executor": "fake", "batching": {"target_p99": "5ms"}}
+    judged = middle.model.telemetry.budget
+    middle.model.telemetry.serves("m/1", 1)
+    middle.model.tuned(ModelConfig.model_validate(of_model | {"budget": shares}))
+    assert judged.shares == {Hop.QUEUE: MILLISECOND}
+    middle.model.telemetry.serves("m/1~2", 2)  # and what follows is of a generation that has gone
+    middle.model.tuned(ModelConfig.model_validate(of_model))
+    assert judged.shares == {Hop.QUEUE: MILLISECOND}
