@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import struct
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from batcher.http2.sansio.frames import (
     frame,
 )
 from batcher.http2.sansio.hpack import encode
+from batcher.http2.server_connection import ServerConnection
 from batcher.telemetry.ended import EndHooks
 from batcher.telemetry.families import Stage
 from batcher.testing.messages import infer_request
@@ -126,6 +128,43 @@ async def test_an_answer_ends_as_its_caller_saw_it(
     # That a caller leaves is no error of the server.
     errors = [each for each in caplog.records if each.levelname == "ERROR"]
     assert [each.name for each in errors] == [EndHooks.__module__]
+
+
+@pytest.mark.parametrize("transport", ["builtin"], indirect=True)
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+@pytest.mark.parametrize("lose", ["abort", "raise"])
+async def test_an_answer_that_is_lost_between_framing_and_the_socket_is_no_answer(
+    served, slow, request_of, eventually, monkeypatch, method, lose
+):
+    """Requests of one call and of others on its connection are framed, and not one byte of theirs is written."""
+    application, ended = served
+    flush, lost = ServerConnection.flush, []
+
+    def flush_after_the_end(connection):
+        if connection._framed and not lost:
+            lost.append(len(connection._framed))
+            assert not ended
+            if lose == "raise":
+                monkeypatch.setattr(connection.http2, "data_to_send", partial(broken, None))
+            else:
+                connection._transport.abort()
+        flush(connection)
+
+    monkeypatch.setattr(ServerConnection, "flush", flush_after_the_end)
+    many = 5
+    for number in range(1, 2 * many, 2):
+        slow.call(number, request_of(rows=1), method=method)
+        slow.read_all(number)
+    slow.read_all(0)
+    await eventually(lambda: len(ended) == many)
+    await application.batcher.idle()
+    assert lost
+    assert len(ended) == many
+    assert {found.outcome for found in ended} == {Outcome.CANCELLED}
+    assert all(sum(found.stages_ns) == found.duration_ns for found in ended)
+    telemetry = application.models.find("hello", "1").telemetry
+    assert telemetry.requests[Outcome.CANCELLED, "answer_lost"] >= lost[0]
+    assert telemetry.requests[Outcome.OK, ""] == 0
 
 
 @pytest.mark.parametrize("order", ["any", "same"])
