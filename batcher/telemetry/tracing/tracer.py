@@ -121,10 +121,9 @@ class Tracer:
 
     def _keeps(self, outcome: Outcome | None, stamps: Stamps, due_ns: int | None) -> bool:
         """Whether `always` keeps a request that ended so."""
-        if outcome in self._always:
-            return True
-        late = due_ns is not None and stamps.replied_ns > due_ns
-        return late and self._always_late and outcome is Outcome.OK
+        if outcome is Outcome.OK:
+            return self._always_late and due_ns is not None and stamps.replied_ns > due_ns
+        return outcome in self._always
 
     def _trace(self, ended: EndedRequest, context: TraceContext) -> None:
         links: list[SpanId] = []
