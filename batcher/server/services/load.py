@@ -124,6 +124,8 @@ class LoadServicer:
                             await self._closing.wait()
         except aio.UsageError:
             return  # the call has ended
+        except aio.InternalError:
+            raise asyncio.CancelledError from None  # what grpcio raises where the caller has left
         finally:
             self._watchers[service] -= 1
             del context  # an error's traceback refers to this frame

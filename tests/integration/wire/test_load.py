@@ -222,6 +222,21 @@ async def test_a_watcher_that_does_not_read_gets_the_latest_report_next(server, 
     assert len(numbers) <= 3, "a report or two were on their way, and no more wait"
 
 
+@pytest.mark.parametrize("after_ms", [0, 250])
+async def test_a_watcher_that_leaves_is_no_error(server, eventually, caplog, after_ms):
+    application, _ = server
+    host, _, port = application.grpc.addresses[0].rpartition(":")
+    for _ in range(4):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        async with asyncio.timeout(WAIT_S):
+            await Watcher(reader, writer).begin()
+        await asyncio.sleep(after_ms / 1000)
+        writer.transport.abort()
+    servicer = application.grpc._load
+    await eventually(lambda: not servicer._watchers[LOAD_REPORTS])
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
 async def test_watchers_get_a_last_report_as_the_server_stops(server):
     application, channel = server
     call = Stub(channel, LOAD_REPORTS).Watch(load.WatchLoadRequest(interval={"seconds": 3600}))
