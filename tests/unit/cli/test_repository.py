@@ -62,6 +62,26 @@ def test_check_names_every_problem_of_every_model(run, write, repository):
     assert "good" not in text
 
 
+def test_a_budget_of_defaults_splits_the_target_that_a_model_has(run, write, repository):
+    """One whose own target, or lack of one, the budget does not suit is refused with both sides."""
+    defaults = "{batching: {target_p99: 40ms}, budget: {queue: 30ms}}"
+    config = f"model_repository: {{path: models, defaults: {defaults}}}\n"
+    repository("usual", config="max_batch_size: 8", batcher=EMULATED)
+    repository("own", batcher=EMULATED + "budget: {execute: 5ms, queue: 10ms}\n")
+    result = run("check", write(config))
+    assert result.exit_code == 0, result.output
+    left = "left for admission, execute, reply"
+    assert f"budget: usual:1 of 40ms: queue 30ms; 10ms {left}" in result.stdout
+    assert "budget: own:1 of 40ms: queue 10ms, execute 5ms; 25ms left" in result.stdout
+    repository("short", batcher=EMULATED + "batching: {target_p99: 20ms}\n")
+    repository("none", batcher=EMULATED + "batching: {target_p99: null}\n")
+    result = run("check", write(config))
+    assert result.exit_code == 2
+    text = " ".join(result.stderr.split())
+    assert "short: budget: queue is 30ms; allowed: at most batching.target_p99" in text
+    assert "none: budget: no effect without a target to split" in text
+
+
 @pytest.mark.slow
 def test_check_names_models_that_do_not_load(run, write, repository):
     repository("broken", config='backend: "onnxruntime"')
