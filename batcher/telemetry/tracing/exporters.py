@@ -33,7 +33,7 @@ from pydantic import SecretStr
 from batcher import __version__
 from batcher.clock import SECOND
 from batcher.config import HeaderFile, TracingConfig
-from batcher.errors import ConfigError
+from batcher.errors import ConfigError, describe
 from batcher.telemetry.tracing.encoding import SpanEncoder
 from batcher.telemetry.tracing.epoch import Epoch
 from batcher.telemetry.tracing.records import Traced
@@ -67,6 +67,8 @@ class OtlpExporter:
         self._encoder = SpanEncoder(resource(config, instance), span_id)
         self._stamps = _stamps(config)
         self._headers = headers(config)
+        self._problem = ""
+        """Why the files of headers could not be used again."""
         self._heard = _Heard()
         _LIBRARY.addHandler(self._heard)
         _LIBRARY.propagate = False
@@ -95,17 +97,22 @@ class OtlpExporter:
         _LIBRARY.propagate = True
 
     def _refresh(self) -> None:
+        """Use the files of headers as they are now. Where that fails, it is tried again at the next export."""
         stamps = _stamps(self._config)
         if stamps == self._stamps:
             return
-        self._stamps = stamps
         try:
-            self._headers = headers(self._config)
-        except ConfigError as error:
-            log.warning("%s; the headers read before are still sent", error)
+            found = headers(self._config)
+            made = _exporter(self._config, found)
+        except Exception as error:  # noqa: BLE001 - a library may raise anything
+            problem = str(error) if isinstance(error, ConfigError) else describe(error)
+            if problem != self._problem:
+                log.warning("%s; the headers read before are still sent", self._hidden(problem))
+            self._problem = problem
             return
+        self._stamps, self._problem = stamps, ""
         self._exporter.shutdown()
-        self._exporter = _exporter(self._config, self._headers)
+        self._headers, self._exporter = found, made
 
     def _hidden(self, text: str) -> str:
         """The text without the values of headers, which a collector may repeat."""

@@ -10,7 +10,7 @@ from typing import Final
 
 from batcher.clock import SECOND
 from batcher.config import TracingConfig
-from batcher.errors import ConfigError
+from batcher.errors import ConfigError, describe
 from batcher.telemetry.collector import Telemetry
 from batcher.telemetry.ended import EndedRequest
 from batcher.telemetry.parts import TracingPart
@@ -92,10 +92,19 @@ class Tracing:
         problem = missing_packages()
         if problem is not None:
             raise ConfigError([f"tracing: {problem}"])
-        # It costs 150 ms and needs the extra.
-        from batcher.telemetry.tracing.exporters import OtlpExporter  # noqa: PLC0415
+        try:
+            # It costs 150 ms and needs the extra.
+            from batcher.telemetry.tracing.exporters import OtlpExporter  # noqa: PLC0415
 
-        return OtlpExporter(config, self._sampler.span_id, self._epoch, instance)
+            return OtlpExporter(config, self._sampler.span_id, self._epoch, instance)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the libraries read OTEL_* as they are imported and made
+            raise ConfigError(
+                [
+                    f"tracing: OpenTelemetry refuses it, or what OTEL_* variables say: {describe(error)}"
+                ]
+            ) from None
 
     def _kept(self, ended: EndedRequest, context: TraceContext) -> None:
         """A request is traced: its duration is an exemplar."""

@@ -123,6 +123,28 @@ def test_a_header_is_read_again_when_its_file_has_changed(exporter, made, tmp_pa
     assert caplog.text.count("the headers read before are still sent") == 1
 
 
+def test_an_exporter_that_cannot_be_made_anew_leaves_the_one_before(
+    exporter, made, tmp_path, monkeypatch, caplog
+):
+    path = tmp_path / "token"
+    path.write_text("first\n")
+    one = exporter(headers={"authorization": {"file": str(path)}})
+    make = exporters._exporter
+
+    def fails(*_):
+        raise FileNotFoundError("no file ca.pem")
+
+    monkeypatch.setattr(exporters, "_exporter", fails)
+    path.write_text("second token\n")
+    assert one.export([]) == one.export([]) == (0, "")
+    assert not made[0].closed
+    assert caplog.text.count("no file ca.pem; the headers read before are still sent") == 1
+    monkeypatch.setattr(exporters, "_exporter", make)
+    one.export([])
+    assert made[0].closed
+    assert made[1].arguments["headers"] == {"authorization": "second token"}
+
+
 @pytest.mark.parametrize("content", [None, b"", b"two\nlines", b"\xff", b"x" * 70_000])
 def test_a_file_that_cannot_be_used(tmp_path, content):
     path = tmp_path / "token"

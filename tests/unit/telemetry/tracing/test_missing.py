@@ -1,5 +1,6 @@
 """Without the extra, a configured section is a clear error; without the section, nothing is imported."""
 
+import os
 import subprocess
 import sys
 
@@ -44,3 +45,32 @@ def test_nothing_is_imported_without_the_section():
 def test_the_environment_may_switch_it_off(monkeypatch, value, off):
     monkeypatch.setenv("OTEL_SDK_DISABLED", value)
     assert switched_off() is off
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "none of them"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"),
+    ],
+)
+def test_a_variable_that_opentelemetry_refuses_is_said_in_one_line(name, value):
+    program = (
+        "from prometheus_client import CollectorRegistry\n"
+        "from batcher.config import TracingConfig\n"
+        "from batcher.errors import ConfigError\n"
+        "from batcher.telemetry import Telemetry\n"
+        "from batcher.telemetry.tracing import Tracing\n"
+        "try: Tracing(TracingConfig(), Telemetry(CollectorRegistry()), str)\n"
+        "except ConfigError as error: print(*error.problems)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, name: value},
+    )
+    assert "tracing: OpenTelemetry refuses it, or what OTEL_* variables say: " in done.stdout
+    assert value in done.stdout
