@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from batcher.core.devices.fleet import Fleet
 from batcher.core.devices.instances import Instance
@@ -32,6 +31,10 @@ class ModelLoad:
     device_loads: tuple[tuple[str, float], ...] = ()
 
 
+Figures: TypeAlias = tuple[float | None, float | None, float | None]
+"""The first three of a `ModelLoad`."""
+
+
 @record
 class Offer:
     """What is offered to one model now: its flows, and the part of the highest rate that can be served in time.
@@ -48,40 +51,57 @@ def loads(
     models: Mapping[str, Model], fleet: Fleet, now_ns: int
 ) -> tuple[dict[str, ModelLoad], tuple[DeviceObservation, ...], float | None]:
     """The load of every model, that of every device, and the highest of a device."""
-    own = {name: _slots(fleet, name, now_ns) for name in models}
-    devices: dict[str, int] = {}
-    for of_model in own.values():
-        for device, number in of_model.items():
-            devices[device] = devices.get(device, 0) + number
-    devices = {d: _limited(fleet, d, n) for d, n in devices.items()}
-    offers: dict[str, Offer | None] = {}
+    serving = {name: _slots(fleet, name, now_ns) for name in models}
     superseded: set[str] = set()
+    takes_on: dict[str, Model] = {}
     for name, model in models.items():
-        before = models.get(model.replaces)
-        if before is not None and (own[name] or own[before.name]):
+        before = models.get(model.replaces) if model.replaces else None
+        if before is not None and (serving[name] or serving[before.name]):
             # Whichever of the two takes batches is offered what either is.
-            superseded |= {each for each in (name, before.name) if not own[each]}
-        takes_on = before if before is not None and own[name] and not own[before.name] else None
-        offers[name] = _offer(model, own[name], now_ns, takes_on)
-    found = {name: _model_load(offers[name], own[name]) for name in models}
+            superseded |= {each for each in (name, before.name) if not serving[each]}
+            if before.name in superseded:
+                takes_on[name] = before
+    # More servers like this one are whole, also where no instance takes batches here.
+    own = {
+        name: slots or ({} if name in superseded else _slots_when_whole(models[name], fleet))
+        for name, slots in serving.items()
+    }
+    offers = {n: _offer(model, own[n], now_ns, takes_on.get(n)) for n, model in models.items()}
+    alone = {name: _model_load(offers[name], own[name]) for name in models}
+    observed, parts = _device_loads(fleet, own, offers, alone)
+    known = [each.load for each in observed if each.load is not None]
+    highest = max(known, default=None)
+    if highest is not None and highest <= 1.0:
+        # What is offered at an unknown cost may be more.
+        costs = {name for name, offer in offers.items() if offer and offer.rows and not offer.flows}
+        highest = None if costs - superseded else highest
+    found = {
+        name: ModelLoad(*figures, tuple(parts.get(name, ()))) for name, figures in alone.items()
+    }
+    return found, tuple(observed), highest
+
+
+def _device_loads(
+    fleet: Fleet,
+    own: Mapping[str, Mapping[str, int]],
+    offers: Mapping[str, Offer | None],
+    alone: Mapping[str, Figures],
+) -> tuple[list[DeviceObservation], dict[str, list[tuple[str, float]]]]:
+    """All devices, and by model its parts of their loads."""
+    devices: dict[str, dict[str, int]] = {}
+    for name, of_model in own.items():
+        for device, number in of_model.items():
+            devices.setdefault(device, {})[name] = number
     observed: list[DeviceObservation] = []
-    parts: dict[str, list[tuple[str, float]]] = {name: [] for name in models}
-    for device, slots in devices.items():
-        there = {name: each[device] for name, each in own.items() if device in each}
+    parts: dict[str, list[tuple[str, float]]] = {}
+    for device, there in devices.items():
+        slots = _limited(fleet, device, sum(there.values()))
         load = _device_load(device, slots, there, own, offers, parts)
         if load is not None:
             # No less than a model needs that has fewer slots than the device.
-            load = max([load, *[alone for name in there if (alone := found[name].load)]])
+            load = max([load, *[needed for name in there if (needed := alone[name][2])]])
         observed.append(DeviceObservation(device, slots, load))
-    found = {name: replace(each, device_loads=tuple(parts[name])) for name, each in found.items()}
-    known = [each.load for each in observed if each.load is not None]
-    highest = max(known, default=None)
-    blind = len(known) < len(observed) or any(
-        each.load is None for name, each in found.items() if name not in superseded
-    )
-    if highest is not None and blind and highest <= 1.0:
-        highest = None
-    return found, tuple(observed), highest
+    return observed, parts
 
 
 def _slots(fleet: Fleet, name: str, now_ns: int) -> dict[str, int]:
@@ -91,6 +111,14 @@ def _slots(fleet: Fleet, name: str, now_ns: int) -> dict[str, int]:
         if not instance.draining and not _hangs(instance, fleet, now_ns):
             device = instance.up.device
             slots[device] = slots.get(device, 0) + instance.up.max_in_flight
+    return {d: _limited(fleet, d, n) for d, n in slots.items()}
+
+
+def _slots_when_whole(model: Model, fleet: Fleet) -> dict[str, int]:
+    """Device -> how many batches ran there at once while all instances of the model took batches."""
+    slots: dict[str, int] = {}
+    for device, number in model.whole.values():
+        slots[device] = slots.get(device, 0) + number
     return {d: _limited(fleet, d, n) for d, n in slots.items()}
 
 
@@ -159,17 +187,15 @@ def _full_row_ns(model: Model, bucket: Shapes, usual: Shapes | None) -> float:
     return times.curve[-1] / (len(times.curve) - 1) if times else 1.0
 
 
-def _model_load(offer: Offer | None, own: Mapping[str, int]) -> ModelLoad:
+def _model_load(offer: Offer | None, own: Mapping[str, int]) -> Figures:
     """The load of a model that has the slots of its instances to itself."""
     if offer is None:
-        return ModelLoad()
+        return None, None, None
     if not offer.flows:
-        return ModelLoad(offer.rows * SECOND_NS)
+        return offer.rows * SECOND_NS, None, None
     times = times_served(offer.flows, sum(own.values())) * offer.part
     rate = sum([each.rate for each in offer.flows])
-    return ModelLoad(
-        offer.rows * SECOND_NS, rate * times * SECOND_NS, 1.0 / times if offer.rows else 0.0
-    )
+    return offer.rows * SECOND_NS, rate * times * SECOND_NS, 1.0 / times if offer.rows else 0.0
 
 
 def _device_load(
@@ -178,19 +204,25 @@ def _device_load(
     there: Mapping[str, int],
     own: Mapping[str, Mapping[str, int]],
     offers: Mapping[str, Offer | None],
-    parts: Mapping[str, list[tuple[str, float]]],
+    parts: dict[str, list[tuple[str, float]]],
 ) -> float | None:
-    """The load of a device, and the part of each model in it, which goes to `parts`."""
+    """The load of a device, and the part of each model in it, which goes to `parts`.
+
+    None while something is offered whose cost is not known, or nothing is known of any model.
+    """
     flows: dict[str, Sequence[Flow]] = {}
+    work: dict[str, float] = {}
     for name, number in there.items():
         offer = offers[name]
         if offer is None or not offer.flows:
-            return None
+            if offer is not None and offer.rows:
+                return None
+            continue
+        work[name] = 0.0
         share = number / sum(own[name].values())
         if offer.rows:
             flows[name] = [_times(each, share) for each in offer.flows]
     every = [each for of_model in flows.values() for each in of_model]
-    work: dict[str, float] = dict.fromkeys(there, 0.0)
     load = 0.0
     if every:
         times = times_served(every, slots)
@@ -201,8 +233,8 @@ def _device_load(
         load = 1.0 / (times * part)
         work = {name: each / total for name, each in work.items()}
     for name, each in work.items():
-        parts[name].append((device, each * load))
-    return load
+        parts.setdefault(name, []).append((device, each * load))
+    return load if work else None
 
 
 def _times(of: Flow, share: float) -> Flow:

@@ -63,6 +63,7 @@ class Model:
         "target_ns",
         "timeout_ns",
         "times",
+        "whole",
     )
 
     def __init__(
@@ -104,6 +105,8 @@ class Model:
         self.offered = Offered(now_ns)
         self.replaces = ""
         """The model whose place it takes: what was offered to that one is offered to this one."""
+        self.whole: dict[str, tuple[str, int]] = {}
+        """Its instances, also those that are down and to come back: the device and slots of each."""
         self.prefetch_at_ns = NEVER_NS
         """While blocked: when the next batch may be prefetched, if enough waits by then; else `NEVER_NS`."""
         self.reachable = True

@@ -27,7 +27,7 @@ class ModelObservation:
     `offered_rows_per_s` is what was offered lately, also what was refused or expired, and
     `capacity_rows_per_s` what the model's instances could serve of it inside the target, had it its devices
     to itself; `load` is the first over the second. `device_loads` are its parts of the loads of its devices.
-    None is not known (yet), or there is no instance that takes batches.
+    Where no instance takes batches, what they could serve when whole counts. None is not known (yet).
     """
 
     model: str
@@ -72,7 +72,9 @@ class InstanceObservation:
 
 @record
 class DeviceObservation:
-    """One device: how many batches its instances run at once, of those that take batches, and its load.
+    """One device: how many batches its instances run at once, and its load.
+
+    Of a model's instances those count that take batches; where none does, all that it has when whole.
 
     `load` is what was offered lately to all models on it, over what it can serve of that inside their targets;
     None while that is not known.
@@ -88,7 +90,8 @@ class Observation:
     """The scheduler at one moment; taking it changes nothing.
 
     `desired_ratio` is the highest load of a device: how many times as many servers like this one would be just
-    enough. None while some load is not known, unless one that is known is above 1 already.
+    enough. None while none is known, and while work is offered whose cost is not known, unless a known load is
+    above 1 already.
     """
 
     now_ns: int

@@ -65,6 +65,7 @@ def _restore_model(contents: Contents, state: SavedModel) -> None:
     model.running = sum(batch.model == state.model for batch in contents.fleet.batches.values())
     for name in ("blocked", "reachable", "prefetch_at_ns", "dispatch_count", "replaces"):
         setattr(model, name, getattr(state, name))
+    model.whole = dict(state.whole)
     for name in CAPTURED:
         getattr(model, name).restore(getattr(state, name))
     model.times.restore(state.times)

@@ -47,6 +47,7 @@ def _model(model: Model) -> SavedModel:
         SavedModel,
         model,
         model=model.name,
+        whole=tuple(model.whole.items()),
         groups=tuple(tuple(r.id for r in group) for group in model.queue.groups.values()),
         times=tuple((shapes, times.capture()) for shapes, times in model.times.items()),
         open_bisections=tuple(copied(Bisection, each) for each in model.bisections.open),

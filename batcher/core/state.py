@@ -70,6 +70,8 @@ class SavedModel:
     memory: tuple[object, ...] = ()
     offered: tuple[object, ...] = ()
     replaces: str = ""
+    whole: tuple[tuple[str, tuple[str, int]], ...] = ()
+    """Its instances, also those that are down: the device and slots of each."""
 
 
 @record

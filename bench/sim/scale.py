@@ -151,8 +151,14 @@ def cells() -> list[Cell]:
     uneven = (Kind(0.8, "a"), Kind(0.2, "b"))
     return [
         *found,
-        Cell("sizes 1 to 32", {"m": _served(5, 32, 2.0, batch_sizes=SIZES)}),
-        Cell("sizes 8 and 32", {"m": _served(5, 32, 2.0, batch_sizes=(8, 32))}),
+        Cell("sizes 1 to 32, target 2", {"m": _served(5, 32, 2.0, batch_sizes=SIZES)}),
+        *[
+            Cell(
+                f"sizes 8 and 32, target {target:g}",
+                {"m": _served(5, 32, target, batch_sizes=(8, 32))},
+            )
+            for target in (1.6, 2.0, 2.2, 3.0)
+        ],
         Cell("three lengths, target 2", {"m": _served(5, 32, 2.0, padding=lengths)}, by_length),
         Cell("three lengths, target 4", {"m": _served(5, 32, 4.0, padding=lengths)}, by_length),
         Cell("two models, target 2", {"a": one, "b": one}, both, limit=1),

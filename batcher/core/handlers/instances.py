@@ -20,6 +20,8 @@ def instance_up(contents: Contents, event: InstanceUp) -> None:
         instance_down(contents, InstanceDown(event.instance, known.up.incarnation))
     contents.fleet.add(event)
     model = contents.models.get(event.model)
+    if model is not None:
+        model.whole[event.instance] = (event.device, event.max_in_flight)
     if model is not None and (event.profile or event.buckets):
         copies = dict(event.copies)
         if event.profile:
@@ -35,6 +37,10 @@ def instance_draining(contents: Contents, event: InstanceDraining) -> None:
     if instance is not None:
         instance.draining = True
         contents.fleet.changed()
+        model = contents.models.get(instance.up.model)
+        if model is not None and model.name in contents.fleet.serving:
+            # It is taken away. With the last one the model goes, or that comes back.
+            model.whole.pop(event.instance, None)
 
 
 def instance_down(contents: Contents, event: InstanceDown) -> None:

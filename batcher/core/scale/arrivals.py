@@ -53,7 +53,10 @@ PAUSE: Final = 5.0
 class Evenness(Captured):
     """How long blocks of rows of one model take to arrive, each compared with the mean of its time."""
 
-    __slots__ = ("begun_ns", "block_rows", "counts", "folded_ns", "rows", "seen", "spans")
+    __slots__ = (
+        *("_part", "begun_ns", "block_rows", "counts", "folded_ns", "rows", "seen", "spans"),
+    )
+    STATE = ("begun_ns", "block_rows", "counts", "folded_ns", "rows", "seen", "spans")
 
     def __init__(self) -> None:
         self.block_rows = 0
@@ -70,6 +73,8 @@ class Evenness(Captured):
         """Blocks by the part of the mean that they took, those below the mean only."""
         self.seen = 0.0
         """Blocks, also slower ones."""
+        self._part: float | None = None
+        """`part`, once it was asked for."""
 
     def block(self, now_ns: int) -> None:
         """A block is complete."""
@@ -79,6 +84,7 @@ class Evenness(Captured):
 
     def fold(self, block_rows: int, now_ns: int) -> None:
         """Compare the blocks of some seconds with their mean, if there are enough; the next ones have so many rows."""
+        self._part = None
         if len(self.spans) >= LEAST and now_ns - self.folded_ns >= FOLD_NS:
             self.folded_ns = now_ns
             longest_ns = PAUSE * sorted(self.spans)[len(self.spans) // 2]
@@ -111,6 +117,14 @@ class Evenness(Captured):
 
     def part(self) -> float:
         """The part of the highest rate up to which few rows are late; at most 1."""
+        if self._part is None:
+            self._part = self._find_part()
+        return self._part
+
+    def _derive(self) -> None:
+        self._part = None
+
+    def _find_part(self) -> float:
         low, high = 1.0 / BINS, 1.0
         if self._late(high) <= LATE_PART:
             return high

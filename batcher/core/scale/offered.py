@@ -120,6 +120,8 @@ class Offered(Captured):
         if span_ns < LATELY_NS:
             return None
         first, now = self.since_ns // SLOT_NS, now_ns // SLOT_NS
+        if not self.rows and not self.ended:
+            return {}
         slots, rows = self._slots(now)
         costs = [cost(each) if each else 0.0 for each in slots]
         total = sum(costs)

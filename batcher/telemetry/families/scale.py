@@ -11,7 +11,8 @@ DESIRED_RATIO = Family(
     (),
     "Work offered in the last seconds, refused and expired work included, over what this server can serve "
     "inside its targets: the highest batcher_device_load_ratio. So many times as many servers would be just "
-    "enough. Absent while a load is not known, unless one that is known is above 1.",
+    "enough. Absent while no load is known, and while work is offered whose cost is not known, unless a known "
+    "load is above 1.",
 )
 DEVICE_LOAD = Family(
     "batcher_device_load_ratio",
@@ -19,7 +20,8 @@ DEVICE_LOAD = Family(
     "ratio",
     ("device",),
     "Work offered in the last seconds to all models on the device, over what it can serve inside their targets. "
-    "Absent while that is not known: before batch times are, in the first second, and while no instance takes batches.",
+    "Absent while that is not known: before batch times are, and in the first second. Where no instance of a model "
+    "takes batches, the device counts as if all did.",
 )
 MODEL_LOAD = Family(
     "batcher_model_load_ratio",

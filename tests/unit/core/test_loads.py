@@ -104,27 +104,58 @@ def test_no_scheduler_without_models_has_a_load(offers):
 
 
 @pytest.mark.parametrize("end", [InstanceDown("m#0", 1), InstanceDraining("m#0", 1)])
-def test_a_replica_without_an_instance_that_takes_batches_is_not_idle(offers, end):
+def test_without_an_instance_that_takes_batches_a_replica_counts_as_whole(offers, end):
     offers.model()
     offers.up()
     offers.wait(2)
     offers.feed(end)
-    offers.offer(5, 400)
+    assert offers.seen().desired_ratio == 0
+    offers.offer(10, 400)
     seen = offers.seen()
-    assert (seen.desired_ratio, seen.models[0].load) == (None, None)
-    assert seen.models[0].offered_rows_per_s == pytest.approx(400, rel=0.02)
+    assert seen.models[0].capacity_rows_per_s == pytest.approx(FULL, rel=0.01)
+    assert seen.desired_ratio == seen.models[0].load == pytest.approx(400 / FULL, rel=0.02)
+    assert [(each.device, each.load) for each in seen.devices] == [("d", seen.desired_ratio)]
+    copy = Scheduler.restore(offers.scheduler.snapshot())
+    assert copy.snapshot() == offers.scheduler.snapshot()
+    assert copy.observe(offers.now_ns) == seen
 
 
-def test_an_instance_that_hangs_takes_no_batches(offers):
+def test_instances_that_hang_count_as_if_they_took_batches(offers):
     offers.model()
     offers.up()
     offers.up(number=1, device="e")
     offers.wait(2)
     offers.offer(1, 100)
-    assert len(offers.scheduler.observe(offers.now_ns).devices) == 2
+    both = offers.scheduler.observe(offers.now_ns).models[0].capacity_rows_per_s
     offers.wait(2)
     seen = offers.scheduler.observe(offers.now_ns)
-    assert (seen.devices, seen.desired_ratio) == ((), None)
+    assert [each.device for each in seen.devices] == ["d", "e"]
+    assert seen.models[0].capacity_rows_per_s == pytest.approx(both, rel=0.01)
+    assert seen.desired_ratio is not None
+
+
+def test_whole_is_with_all_instances_that_are_to_come_back(offers):
+    offers.model()
+    for number in range(3):
+        offers.up(number=number)
+    offers.wait(2)
+    offers.feed(InstanceDraining("m#2", 1), InstanceDown("m#2", 1))
+    two = offers.seen().models[0].capacity_rows_per_s
+    offers.feed(InstanceDown("m#0", 1))
+    assert offers.seen().models[0].capacity_rows_per_s == pytest.approx(two / 2)
+    offers.feed(InstanceDown("m#1", 1))
+    assert offers.seen().models[0].capacity_rows_per_s == pytest.approx(two)
+
+
+def test_a_model_that_is_down_does_not_leave_its_device_to_the_others(offers):
+    for name in "ab":
+        offers.model(name)
+        offers.up(name)
+    offers.feed(DeviceConfigured("d", 1))
+    offers.wait(2)
+    offers.feed(InstanceDown("b#0", 1))
+    offers.offer(10, 200, "a", "b")
+    assert offers.seen().desired_ratio == pytest.approx(400 / FULL, rel=0.02)
 
 
 def test_half_of_the_instances_are_half_of_the_capacity(offers):
@@ -137,14 +168,31 @@ def test_half_of_the_instances_are_half_of_the_capacity(offers):
     assert offers.seen().models[0].capacity_rows_per_s == pytest.approx(both / 2)
 
 
-def test_a_part_that_is_not_known_hides_a_low_load_and_not_a_high_one(offers):
+@pytest.mark.parametrize("device", [None, "gpu0", "gpu1"])
+def test_work_of_unknown_cost_hides_a_low_load_and_not_a_high_one(offers, device):
     for name in "ab":
         offers.model(name)
     offers.up("a", "gpu0")
-    offers.wait(2)
+    if device:
+        offers.up("b", device, profile=())
+    offers.offer(10, 400, "a")
+    # Nothing is offered to the model of which nothing is known.
+    assert offers.seen().desired_ratio == pytest.approx(400 / FULL, rel=0.02)
+    offers.offer(6, 400, "a", "b")
     assert offers.seen().desired_ratio is None
-    offers.offer(6, 2 * int(FULL), "a", rows=32)
-    assert offers.seen().desired_ratio == pytest.approx(2, rel=0.03)
+    offers.offer(6, 2 * int(FULL), "a", "b", rows=32)
+    if device != "gpu0":
+        assert offers.seen().desired_ratio == pytest.approx(2, rel=0.03)
+    offers.offer(6, 400, "a")
+    assert offers.seen().desired_ratio is not None
+
+
+def test_a_new_model_does_not_hide_the_load_of_another(offers):
+    offers.model("a")
+    offers.up("a")
+    offers.offer(10, 400, "a")
+    offers.model("b")
+    assert offers.seen().desired_ratio == pytest.approx(400 / FULL, rel=0.02)
 
 
 def test_models_on_one_device_add_up(offers):
