@@ -58,7 +58,9 @@ _PLAIN_WIDTH: Final = 160
 
 
 def top(
-    address: Annotated[str, typer.Argument(help="The address of server.http.")] = "127.0.0.1:8002",
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="The address of server.http.")
+    ] = "127.0.0.1:8002",
     *,
     once: Annotated[
         bool, typer.Option("--once", help="Print one snapshot and end; needs no terminal.")

@@ -28,6 +28,7 @@ def words(text):
     text = re.sub(r"[╭╮╰╯│─•{}]|\bTEXT\b", " ", text).lower()
     text = re.sub(r"<bool>|<path>|<str>|\bpath\b", " ", text)
     text = re.sub(r"\[(\w+(?:\|\w+)+)\]", r"<\1>", text)
+    text = re.sub(r"\b(\w+)\s+\[\1\]", r"\1", text)  # an argument that may be left out
     return " ".join(text.split())
 
 
