@@ -39,6 +39,8 @@ SECTIONS = {
     "metrics": MetricsConfig,
 }
 FAMILY_NAMES = {family.name for family in FAMILIES} | {family.exported_name for family in FAMILIES}
+OF_A_QUERY = re.compile(r"\b(batcher_[a-z_]+)\{([^{}]*)\}")
+MATCHER = re.compile(r'([a-z_]+)(=~|!~|!=|=)"([^"]*)"')
 FOLDERS = (
     ROOT,
     ROOT / "batcher",
@@ -77,6 +79,22 @@ def test_metrics_exist(page):
         }:
             family = re.sub(r"_(sum|count|bucket|total)$", "", name)
             assert {name, family} & FAMILY_NAMES, name
+
+
+@every_page
+def test_queries_select_labels_and_values_that_exist(page):
+    families = {family.exported_name: family for family in FAMILIES}
+    for name, matchers in OF_A_QUERY.findall(without_renames(page)):
+        family = families.get(name) or families[re.sub(r"_(sum|count|bucket)$", "", name)]
+        for label, operator, value in MATCHER.findall(matchers):
+            if label in {"le", "instance", "job"}:
+                continue
+            assert label in family.labels, f"{name} has no label {label}"
+            known = family.of_label(label).names
+            for part in value.split("|") if "~" in operator else [re.escape(value)]:
+                assert not known or any(re.fullmatch(part, each) for each in (*known, "")), (
+                    f"{name}: {label} is never {part}"
+                )
 
 
 @every_page

@@ -95,7 +95,7 @@ def _head(state: LiveState, width: int, now_s: float) -> Iterator[Text]:
         "draining" if server["draining"] else "",
         f"load {percent(server['desired_ratio'])}" if "desired_ratio" in server else "",
         *(_device(device) for device in values["devices"]),
-        f"rates of {values['window_s']} s",
+        f"rates of {values['window_seconds']} s",
     ]
     yield Text("  ".join(each for each in about if each), style="dim")
     for problem in values["problems"][1:4]:  # the headline has the first
@@ -111,9 +111,9 @@ def _device(device: Mapping[str, Any]) -> str:
     known = [
         f"busy {percent(device['duty_cycle_ratio'])}" if "duty_cycle_ratio" in device else "",
         f"load {percent(device['load_ratio'])}" if "load_ratio" in device else "",
-        f"GPU {percent(gpu['utilization'])}" if "utilization" in gpu else "",
-        f"{gpu['memory_used'] / 2**30:.1f}GiB" if "memory_used" in gpu else "",
-        f"{gpu['temperature_c']:.0f}C" if "temperature_c" in gpu else "",
+        f"GPU {percent(gpu['utilization_ratio'])}" if "utilization_ratio" in gpu else "",
+        f"{gpu['memory_used_bytes'] / 2**30:.1f}GiB" if "memory_used_bytes" in gpu else "",
+        f"{gpu['temperature_celsius']:.0f}C" if "temperature_celsius" in gpu else "",
         "FAILED" if gpu.get("failures") else "",
     ]
     said = " ".join(each for each in known if each)
@@ -200,16 +200,20 @@ def _narrow(
 
 def _values(model: Mapping[str, Any]) -> dict[str, str]:
     recent = model["recent"] or {}
-    duties = [each["duty"] for each in model["devices"] if each["duty"] is not None]
+    duties = [
+        each["duty_cycle_ratio"]
+        for each in model["devices"]
+        if each["duty_cycle_ratio"] is not None
+    ]
     return {
-        "age": seconds(model["age_s"]),
-        "target": seconds(model["target_s"]),
+        "age": seconds(model["age_seconds"]),
+        "target": seconds(model["target_seconds"]),
         "in/s": rate(recent.get("arrived")),
         "ok/s": rate(recent.get("answered")),
         "late/s": rate(recent.get("late")),
         "lost/s": rate(_lost(recent)),
-        "p50": seconds(recent.get("p50_s")),
-        "p99": seconds(recent.get("p99_s")),
+        "p50": seconds(recent.get("latency_p50_seconds")),
+        "p99": seconds(recent.get("latency_p99_seconds")),
         "rows": "-" if recent.get("batch_rows") is None else f"{recent['batch_rows']:.3g}",
         "busy": percent(max(duties, default=None)),
     }
@@ -223,19 +227,19 @@ def _lost(recent: Mapping[str, Any]) -> float | None:
 
 def _over(model: Mapping[str, Any]) -> dict[str, bool]:
     """Which of its numbers are not as they should be."""
-    recent, target = model["recent"] or {}, model["target_s"]
+    recent, target = model["recent"] or {}, model["target_seconds"]
     return {
-        "age": target is not None and (model["age_s"] or 0) > target,
+        "age": target is not None and (model["age_seconds"] or 0) > target,
         "lost/s": bool(_lost(recent)),
         "late/s": bool(recent.get("late")),
-        "p99": target is not None and (recent.get("p99_s") or 0) > target,
+        "p99": target is not None and (recent.get("latency_p99_seconds") or 0) > target,
     }
 
 
 def _history(state: LiveState, model: Mapping[str, Any], width: int) -> Text:
     from rich.text import Text
 
-    ages, target = state.ages(model), model["target_s"]
+    ages, target = state.ages(model), model["target_seconds"]
     highest = max([target or 0, *(age for age in ages if age is not None)], default=0)
     if target:  # one spike must not press everything else flat
         highest = min(highest, MOST_TARGETS * target)
@@ -273,7 +277,7 @@ def _changes(values: Mapping[str, Any]) -> Iterator[Text]:
     yield Text("what changed last", style="bold")
     for change in values["changes"]:
         level = change["severity"]
-        line = Text(f"{strftime('%H:%M:%S', localtime(change['at_s']))} ", style="dim")
+        line = Text(f"{strftime('%H:%M:%S', localtime(change['timestamp_seconds']))} ", style="dim")
         line.append(f"{MARKS[level]} {change['text']}", style=f"{STYLES[level]} not dim")
         yield line
 

@@ -37,7 +37,8 @@ class LiveState:
             if before is not None and _start(before) != _start(values):
                 self.restarted = True
             self._ages = {
-                (each["name"], each["version"]): list(each["age_s"]) for each in values["history"]
+                (each["name"], each["version"]): list(each["age_seconds"])
+                for each in values["history"]
             }
         else:
             skipped = min(HISTORY, max(0, event.number - self._number - 1))
@@ -64,7 +65,7 @@ class LiveState:
         if model.get("second") is None:
             return
         ages = self._ages.setdefault((model["name"], model["version"]), [])
-        ages += [*[None] * skipped, model["second"]["age_s"]]
+        ages += [*[None] * skipped, model["second"]["age_seconds"]]
         del ages[:-HISTORY]
 
 

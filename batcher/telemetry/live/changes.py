@@ -32,7 +32,7 @@ class Severity(StrEnum):
 class Change:
     """Something that changed, and when (Unix time)."""
 
-    at_s: float
+    timestamp_seconds: float
     severity: Severity
     text: str
 

@@ -50,7 +50,7 @@ class History:
     def columns(self) -> dict[str, list[float | None]]:
         """Each number as a list, the oldest second first."""
         return {
-            "age_s": [_rounded(point.age_s) for point in self._points],
+            "age_seconds": [_rounded(point.age_s) for point in self._points],
             "arrived": [_rounded(point.arrived) for point in self._points],
             "unserved": [_rounded(point.unserved) for point in self._points],
         }

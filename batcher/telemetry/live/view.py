@@ -13,7 +13,7 @@ from batcher.telemetry.live.changes import Changes, ModelStates, Severity, State
 from batcher.telemetry.live.problems import Problem, of_model, of_server, rank, worst
 from batcher.telemetry.live.sampler import Counted, ModelSample, Sampler
 from batcher.telemetry.live.window import BATCH_BOUNDS, WINDOW_S, Window
-from batcher.telemetry.load import DeviceLoad, LoadReport, ModelLoad, RecentLoad
+from batcher.telemetry.load import LoadReport, ModelLoad, RecentLoad, document
 from batcher.telemetry.model import ModelTelemetry
 from batcher.telemetry.reasons import CALLER_ERRORS
 from batcher.telemetry.settings import ChangeResult, ChangeSource
@@ -120,13 +120,13 @@ class LiveView:
         models = [self._model(load, problems) for load in report.models]
         problems.sort(key=lambda problem: -rank(problem.severity))
         return {
-            "at": round(report.timestamp_seconds, 3),
-            "window_s": WINDOW_S,
-            "server": _known(asdict(report.replica)),
+            "timestamp_seconds": round(report.timestamp_seconds, 3),
+            "window_seconds": WINDOW_S,
+            "server": document(report.replica),
             "status": {"level": worst(problems), "text": _headline(report, problems)},
             "problems": [asdict(problem) for problem in problems],
             "models": models,
-            "devices": [_device(device) for device in report.devices],
+            "devices": [document(device) for device in report.devices],
             "changes": [asdict(change) for change in self._changes.newest_first()],
         }
 
@@ -163,15 +163,17 @@ class LiveView:
             "reason": load.reason,
             "level": worst(found),
             "problems": [problem.text for problem in found],
-            "target_s": load.target_seconds,
-            "age_s": _oldest(load.oldest_waiting_age_seconds, load.oldest_executing_age_seconds),
-            "age_ratio": load.oldest_request_target_ratio,
-            "waiting": load.queue_requests,
-            "executing": load.executing_requests,
+            "target_seconds": load.target_seconds,
+            "age_seconds": _oldest(
+                load.oldest_waiting_age_seconds, load.oldest_executing_age_seconds
+            ),
+            "oldest_request_target_ratio": load.oldest_request_target_ratio,
+            "queue_requests": load.queue_requests,
+            "executing_requests": load.executing_requests,
             "generation": load.generation,
             "instances": load.instances,
             "totals": {
-                "late": load.latency_target_missed,
+                "latency_target_missed": load.latency_target_missed,
                 "ended": [[each.outcome, each.reason, each.count] for each in load.requests],
                 "batches": load.batches,
                 "batch_rows": load.batch_rows,
@@ -182,21 +184,13 @@ class LiveView:
         }
 
 
-def _device(device: DeviceLoad) -> Values:
-    values = asdict(device)
-    statistics = values.pop("statistics")
-    if statistics is not None:
-        values["statistics"] = _known(statistics)
-    return _known(values)
-
-
 def _devices(load: ModelLoad, window: Window | None) -> list[Values]:
     busy = {} if window is None else window.busy
     return [
         {
             "device": each.device,
-            "busy_s": each.executor_busy_seconds,
-            "duty": _rounded(busy.get(each.device)),
+            "executor_busy_seconds": each.executor_busy_seconds,
+            "duty_cycle_ratio": _rounded(busy.get(each.device)),
             "load_ratio": _rounded(each.load_ratio),
         }
         for each in load.devices
@@ -208,7 +202,7 @@ def _recent(window: Window) -> Values:
     while len(sizes) > 1 and not sizes[-1]:
         sizes.pop()
     return {
-        "seconds": round(window.seconds, 2),
+        "window_seconds": round(window.seconds, 2),
         "arrived": _rounded(window.arrived),
         "answered": _rounded(window.total(Outcome.OK)),
         "late": _rounded(window.late),
@@ -221,8 +215,8 @@ def _recent(window: Window) -> Values:
             for (outcome, reason), rate in window.ended.items()
             if outcome is not Outcome.OK
         ],
-        "p50_s": _rounded(window.p50_s),
-        "p99_s": _rounded(window.p99_s),
+        "latency_p50_seconds": _rounded(window.p50_s),
+        "latency_p99_seconds": _rounded(window.p99_s),
         "batches": _rounded(window.batches),
         "batch_rows": _rounded(window.batch_rows),
         "batch_sizes": sizes,
@@ -233,7 +227,7 @@ def _recent(window: Window) -> Values:
 def _second(sample: ModelSample) -> Values:
     """The last point of the history, for those who have the others."""
     last = sample.history.last()
-    return {"age_s": last.age_s, "arrived": last.arrived, "unserved": last.unserved}
+    return {"age_seconds": last.age_s, "arrived": last.arrived, "unserved": last.unserved}
 
 
 def _model_states(model: ModelStatus, counted: ModelTelemetry | None) -> ModelStates:
@@ -274,12 +268,3 @@ def _oldest(*ages_s: float | None) -> float | None:
 def _rounded(value: float | None) -> float | None:
     """Four digits: what people read, and small to send."""
     return None if value is None or not isfinite(value) else float(f"{value:.4g}")
-
-
-def _known(values: Values) -> Values:
-    """Without what is not known; nor what JSON has no number for."""
-    return {
-        name: value
-        for name, value in values.items()
-        if value is not None and not (isinstance(value, float) and not isfinite(value))
-    }

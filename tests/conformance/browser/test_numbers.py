@@ -134,7 +134,7 @@ def test_every_number_of_requests_and_batches_is_that_of_the_metrics(server, inf
     page = browse(f"http://{server.http}/")
     recent = "shown.models.find((each) => each.name === 'quick').recent"
     for _ in range(5):
-        page.until(f"{recent} && {recent}.seconds > 9.5 && {recent}.arrived === 0")
+        page.until(f"{recent} && {recent}.window_seconds > 9.5 && {recent}.arrived === 0")
         before = Metrics(server.http)
         began = time.monotonic()
         assert {"OK", "INVALID_ARGUMENT"} <= set(burst(infer))
@@ -165,7 +165,7 @@ def test_every_number_of_requests_and_batches_is_that_of_the_metrics(server, inf
 
 
 def check_requests(page, before, after, seen):
-    window = seen["recent"]["seconds"]
+    window = seen["recent"]["window_seconds"]
 
     def shown(function, value):
         return page.eval(f"{function}({significant(value)})")
@@ -207,7 +207,7 @@ def check_requests(page, before, after, seen):
 
 
 def check_batches(page, before, after, seen):
-    window = seen["recent"]["seconds"]
+    window = seen["recent"]["window_seconds"]
     earlier = before.buckets("batcher_batch_rows", "quick")
     counts, below = {}, 0
     for bound, count in after.buckets("batcher_batch_rows", "quick").items():
@@ -229,7 +229,9 @@ def test_a_queue_that_stands_still_ages_on_the_page_as_in_the_metrics(server, in
     page = browse(f"http://{server.http}/")
     calls = [infer.future(request("stuck"), timeout=60) for _ in range(5)]
     stuck = "shown.models.find((each) => each.name === 'stuck')"
-    page.until(f"{stuck}.executing > 0 && {stuck}.executing + {stuck}.waiting === 5")
+    page.until(
+        f"{stuck}.executing_requests > 0 && {stuck}.executing_requests + {stuck}.queue_requests === 5"
+    )
     number = page.eval("document.body.dataset.number")
     earlier = Metrics(server.http)
     seen = page.until(

@@ -16,17 +16,24 @@ def model(number, **fields):
         "reason": "",
         "level": "ok",
         "problems": [],
-        "target_s": 0.05,
-        "age_s": 0.0123,
-        "age_ratio": 0.246,
-        "waiting": 3,
-        "executing": 8,
+        "target_seconds": 0.05,
+        "age_seconds": 0.0123,
+        "oldest_request_target_ratio": 0.246,
+        "queue_requests": 3,
+        "executing_requests": 8,
         "generation": 1,
         "instances": {"up": 1},
-        "totals": {"late": 0, "ended": [], "batches": 0, "batch_rows": 0},
-        "devices": [{"device": "cuda:0", "busy_s": 1.0, "duty": 0.87, "load_ratio": 0.5}],
+        "totals": {"latency_target_missed": 0, "ended": [], "batches": 0, "batch_rows": 0},
+        "devices": [
+            {
+                "device": "cuda:0",
+                "executor_busy_seconds": 1.0,
+                "duty_cycle_ratio": 0.87,
+                "load_ratio": 0.5,
+            }
+        ],
         "recent": {
-            "seconds": 10,
+            "window_seconds": 10,
             "arrived": 120.4,
             "answered": 118.0,
             "late": 0.0,
@@ -35,19 +42,19 @@ def model(number, **fields):
             "cancelled": 0.0,
             "failed": 0.0,
             "reasons": [],
-            "p50_s": 0.0121,
-            "p99_s": 0.0412,
+            "latency_p50_seconds": 0.0121,
+            "latency_p99_seconds": 0.0412,
             "batches": 11.0,
             "batch_rows": 11.2,
             "batch_sizes": [1, 2, 4, 9],
             "batch_bounds": [1, 2, 4, 8],
         },
-        "second": {"age_s": 0.02, "arrived": 120, "unserved": 0},
+        "second": {"age_seconds": 0.02, "arrived": 120, "unserved": 0},
     } | fields
     history = {
         "name": made["name"],
         "version": made["version"],
-        "age_s": wave,
+        "age_seconds": wave,
         "arrived": [100 + 30 * math.sin(second / 30) for second in range(300)],
         "unserved": [0] * 300,
     }
@@ -56,8 +63,8 @@ def model(number, **fields):
 
 def values(*models, **fields):
     made = {
-        "at": 1_700_000_000.0,
-        "window_s": 10,
+        "timestamp_seconds": 1_700_000_000.0,
+        "window_seconds": 10,
         "server": {
             "replica": "pod-1",
             "start_id": "a",
@@ -87,22 +94,24 @@ def values(*models, **fields):
                     "state": "ok",
                     "reason": "",
                     "failures": {},
-                    "age_s": 0.4,
+                    "age_seconds": 0.4,
                     "product": "NVIDIA H100 80GB HBM3",
                     "mig": False,
-                    "utilization": 0.93,
-                    "sm_utilization": 0.61,
-                    "memory_used": 40 << 30,
-                    "memory_total": 80 << 30,
-                    "power_w": 512.5,
-                    "temperature_c": 61.0,
-                    "sm_clock_hz": 1_980_000_000,
+                    "utilization_ratio": 0.93,
+                    "sm_utilization_ratio": 0.61,
+                    "memory_used_bytes": 40 << 30,
+                    "memory_total_bytes": 80 << 30,
+                    "power_watts": 512.5,
+                    "temperature_celsius": 61.0,
+                    "sm_clock_hertz": 1_980_000_000,
                     "throttle_reasons": {"thermal": True, "power": False},
                     "xid_events": {"13": 2},
                 },
             }
         ],
-        "changes": [{"at_s": 1_699_999_000.0, "severity": "notice", "text": "server: started"}],
+        "changes": [
+            {"timestamp_seconds": 1_699_999_000.0, "severity": "notice", "text": "server: started"}
+        ],
     }
     return made | fields
 
@@ -116,21 +125,23 @@ def nothing_known(number, state, level, reason):
         level=level,
         reason=reason,
         problems=[f"{state}: {reason}"],
-        target_s=None,
-        age_s=None,
-        age_ratio=None,
-        waiting=None,
-        executing=None,
+        target_seconds=None,
+        age_seconds=None,
+        oldest_request_target_ratio=None,
+        queue_requests=None,
+        executing_requests=None,
         devices=[],
         recent=None,
         second=None,
     )
-    return made, history | {"age_s": [], "arrived": [], "unserved": []}
+    return made, history | {"age_seconds": [], "arrived": [], "unserved": []}
 
 
 def every_state():
     """A server on a bad day."""
-    late = model(2, name="reranker", level="critical", age_s=0.31, age_ratio=6.2)
+    late = model(
+        2, name="reranker", level="critical", age_seconds=0.31, oldest_request_target_ratio=6.2
+    )
     late[0]["problems"] = [
         "oldest request is 310 ms old, 6.2 x the target",
         "34 % of requests refused",
@@ -139,7 +150,7 @@ def every_state():
         "late": 3.0,
         "refused": 60.0,
         "failed": 0.4,
-        "p99_s": 0.22,
+        "latency_p99_seconds": 0.22,
         "reasons": [
             ["rejected", "predicted_late", 58.2],
             ["rejected", "queue_requests", 1.8],
@@ -147,15 +158,15 @@ def every_state():
             ["cancelled", "caller_cancelled", 2.0],
         ],
     }
-    late[1]["age_s"][120:180] = [0.4] * 60
-    late[1]["age_s"][30:50] = [None] * 20
+    late[1]["age_seconds"][120:180] = [0.4] * 60
+    late[1]["age_seconds"][30:50] = [None] * 20
     late[1]["unserved"][120:] = [40] * 180
     return values(
         model(1, name="embedder"),
         late,
         nothing_known(3, "failed", "critical", "cannot load model.onnx: no such file"),
         nothing_known(4, "loading", "notice", "an instance is loaded"),
-        model(5, name="no-target", target_s=None, age_ratio=None),
+        model(5, name="no-target", target_seconds=None, oldest_request_target_ratio=None),
         model(6, name="x" * 128, version="20261130-0f3a9c2b7e5d4418"),
         status={"level": "critical", "text": "reranker: 34 % of requests refused, and 2 more"},
         problems=[
@@ -179,7 +190,7 @@ def every_state():
             },
         ],
         changes=[
-            {"at_s": 1_699_999_990.0 - 100 * n, "severity": severity, "text": text}
+            {"timestamp_seconds": 1_699_999_990.0 - 100 * n, "severity": severity, "text": text}
             for n, (severity, text) in enumerate(
                 (
                     (
@@ -219,7 +230,14 @@ def markup():
         state=MARKUP,
         reason=MARKUP,
         problems=[MARKUP],
-        devices=[{"device": MARKUP, "busy_s": 1.0, "duty": 0.5, "load_ratio": None}],
+        devices=[
+            {
+                "device": MARKUP,
+                "executor_busy_seconds": 1.0,
+                "duty_cycle_ratio": 0.5,
+                "load_ratio": None,
+            }
+        ],
     )
     made[0]["recent"]["reasons"] = [["rejected", MARKUP, 1.0]]
     made_up = values(
@@ -227,7 +245,7 @@ def markup():
         status={"level": "critical", "text": MARKUP},
         problems=[{"severity": "critical", "text": MARKUP, "model": MARKUP, "version": ""}] * 2,
         devices=[{"device": MARKUP, "batches_in_flight": 1}],
-        changes=[{"at_s": 1.7e9, "severity": "notice", "text": MARKUP}],
+        changes=[{"timestamp_seconds": 1.7e9, "severity": "notice", "text": MARKUP}],
     )
     made_up["server"] |= {"replica": MARKUP, "version": MARKUP}
     return made_up

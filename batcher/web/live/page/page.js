@@ -73,7 +73,7 @@ class Row {
   show(model, history) {
     this.tr.dataset.level = model.level;
     this.tr.dataset.model = model.name;
-    this.tr.classList.toggle("blank", model.age_s === null && !model.recent);
+    this.tr.classList.toggle("blank", model.age_seconds === null && !model.recent);
     set(this.name, model.label);
     this.name.title = model.label; // a very long one is cut
     const said = model.problems.length ? model.problems.join("; ") : model.state;
@@ -96,15 +96,15 @@ class Row {
   }
 
   showAge(model, history) {
-    const known = history.age_s.filter((value) => value !== null);
+    const known = history.age_seconds.filter((value) => value !== null);
     const peak = known.length ? Math.max(...known) : null;
-    set(this.age, seconds(model.age_s));
-    const over = model.target_s !== null && model.age_s > model.target_s;
+    set(this.age, seconds(model.age_seconds));
+    const over = model.target_seconds !== null && model.age_seconds > model.target_seconds;
     this.age.classList.toggle("over", over);
-    set(this.peak, `${model.target_s === null ? "no target" : `target ${seconds(model.target_s)}`}, peak ${seconds(peak)}`);
-    const label = `queue age over five minutes, peak ${seconds(peak)}, target ${model.target_s === null ? "none" : seconds(model.target_s)}`;
-    this.course.draw(history.age_s, model.target_s, label);
-    set(this.waiting, model.waiting === null || model.waiting === undefined ? "" : `${digits(model.waiting, 6)} waiting, ${digits(model.executing, 6)} executing`);
+    set(this.peak, `${model.target_seconds === null ? "no target" : `target ${seconds(model.target_seconds)}`}, peak ${seconds(peak)}`);
+    const label = `queue age over five minutes, peak ${seconds(peak)}, target ${model.target_seconds === null ? "none" : seconds(model.target_seconds)}`;
+    this.course.draw(history.age_seconds, model.target_seconds, label);
+    set(this.waiting, model.queue_requests === null || model.queue_requests === undefined ? "" : `${digits(model.queue_requests, 6)} waiting, ${digits(model.executing_requests, 6)} executing`);
   }
 
   showUnserved(recent) {
@@ -125,7 +125,7 @@ class Row {
   }
 
   showLatency(model, recent) {
-    const [p50, p99, target] = [recent && recent.p50_s, recent && recent.p99_s, model.target_s];
+    const [p50, p99, target] = [recent && recent.latency_p50_seconds, recent && recent.latency_p99_seconds, model.target_seconds];
     set(this.p99, p99 ? `p99 ${seconds(p99)}` : "no answers");
     this.p99.classList.toggle("nothing", !p99);
     const over = p99 && target !== null && p99 > target;
@@ -149,9 +149,9 @@ class Row {
     }
     devices.forEach((each, place) => {
       const [share, name, meter] = this.duty.children[place].children;
-      set(share, percent(each.duty));
+      set(share, percent(each.duty_cycle_ratio));
       set(name, ` ${each.device}`);
-      meter.firstChild.style.width = `${100 * (each.duty || 0)}%`;
+      meter.firstChild.style.width = `${100 * (each.duty_cycle_ratio || 0)}%`;
     });
   }
 }
@@ -174,7 +174,7 @@ function remember(event, id) {
     histories.clear();
     for (const { name, version, ...columns } of event.history) histories.set(key({ name, version }), columns);
     if (shown && shown.server.start_id !== event.server.start_id) {
-      restarted = { at: event.at - event.server.uptime_seconds, start: event.server.start_id };
+      restarted = { at: event.timestamp_seconds - event.server.uptime_seconds, start: event.server.start_id };
     }
     return;
   }
@@ -182,7 +182,7 @@ function remember(event, id) {
   for (const model of event.models) {
     if (!model.second) continue;
     let columns = histories.get(key(model));
-    if (!columns) histories.set(key(model), (columns = { age_s: [], arrived: [], unserved: [] }));
+    if (!columns) histories.set(key(model), (columns = { age_seconds: [], arrived: [], unserved: [] }));
     for (const [name, values] of Object.entries(columns)) {
       values.push(...Array(skipped).fill(null), model.second[name]);
       values.splice(0, Math.max(0, values.length - HISTORY));
@@ -202,13 +202,13 @@ function show(event, id) {
   byId("status").dataset.level = event.status.level;
   set(byId("headline"), event.status.text);
   set(byId("meta"), [server.replica, `batcher ${server.version}`, `up ${seconds(Math.round(server.uptime_seconds))}`, server.draining ? "draining" : ""].filter(Boolean).join(" · "));
-  set(byId("window"), `rates, latencies, batches and busy time of the last ${event.window_s} seconds`);
+  set(byId("window"), `rates, latencies, batches and busy time of the last ${event.window_seconds} seconds`);
   byId("scale").hidden = server.desired_ratio === undefined;
   if (server.desired_ratio !== undefined) set(byId("desired"), percent(server.desired_ratio));
   showProblems(event.problems);
   showModels(event.models);
   showDevices(event.devices);
-  showChanges(event.changes, event.at);
+  showChanges(event.changes, event.timestamp_seconds);
   showTrouble();
 }
 
@@ -245,7 +245,7 @@ function showModels(models) {
     used.add(id);
     if (!rows.has(id)) rows.set(id, new Row());
     const row = rows.get(id);
-    row.show(model, histories.get(id) || { age_s: [], arrived: [], unserved: [] });
+    row.show(model, histories.get(id) || { age_seconds: [], arrived: [], unserved: [] });
     if (body.children[place] !== row.tr) body.insertBefore(row.tr, body.children[place] || null);
   });
   for (const [id, row] of rows) {
@@ -283,8 +283,8 @@ function deviceFacts(device) {
 }
 
 const SHARES = {
-  utilization: "GPU utilization", sm_utilization: "SM busy", sm_occupancy: "SM occupancy",
-  tensor_activity: "tensor cores", memory_bandwidth: "memory bandwidth",
+  utilization_ratio: "GPU utilization", sm_utilization_ratio: "SM busy", sm_occupancy_ratio: "SM occupancy",
+  tensor_activity_ratio: "tensor cores", memory_bandwidth_ratio: "memory bandwidth",
 };
 
 /** What NVML says; what it does not say is left out, and why it says nothing is said. */
@@ -296,25 +296,25 @@ function gpuFacts(gpu) {
   for (const [name, label] of Object.entries(SHARES)) {
     if (gpu[name] !== undefined) facts.push([label, percent(gpu[name])]);
   }
-  if (gpu.memory_used !== undefined) {
-    const total = gpu.memory_total === undefined ? "" : ` of ${bytes(gpu.memory_total)}`;
-    facts.push(["memory", `${bytes(gpu.memory_used)}${total}`]);
+  if (gpu.memory_used_bytes !== undefined) {
+    const total = gpu.memory_total_bytes === undefined ? "" : ` of ${bytes(gpu.memory_total_bytes)}`;
+    facts.push(["memory", `${bytes(gpu.memory_used_bytes)}${total}`]);
   }
-  if (gpu.power_w !== undefined) facts.push(["power", `${digits(gpu.power_w, 3)} W`]);
-  if (gpu.temperature_c !== undefined) facts.push(["temperature", `${digits(gpu.temperature_c, 3)} °C`]);
-  if (gpu.sm_clock_hz !== undefined) facts.push(["SM clock", `${digits(gpu.sm_clock_hz / 1e6, 4)} MHz`]);
+  if (gpu.power_watts !== undefined) facts.push(["power", `${digits(gpu.power_watts, 3)} W`]);
+  if (gpu.temperature_celsius !== undefined) facts.push(["temperature", `${digits(gpu.temperature_celsius, 3)} °C`]);
+  if (gpu.sm_clock_hertz !== undefined) facts.push(["SM clock", `${digits(gpu.sm_clock_hertz / 1e6, 4)} MHz`]);
   const throttled = Object.entries(gpu.throttle_reasons || {}).filter((each) => each[1]).map((each) => each[0]);
   if (throttled.length) facts.push(["clocks kept down by", throttled.join(", ")]);
   if (gpu.ecc_uncorrected) facts.push(["uncorrected ECC errors", digits(gpu.ecc_uncorrected, 6)]);
   for (const [xid, count] of Object.entries(gpu.xid_events || {})) facts.push([`XID ${xid}`, `${count} times`]);
-  if (gpu.age_s > 3) facts.push(["read", ago(gpu.age_s)]);
+  if (gpu.age_seconds > 3) facts.push(["read", ago(gpu.age_seconds)]);
   return facts;
 }
 
 function showChanges(changes, at) {
   const all = [...changes];
-  if (restarted && !all.some((each) => Math.abs(each.at_s - restarted.at) < 2)) {
-    all.push({ at_s: restarted.at, severity: "warning", text: "server: restarted" });
+  if (restarted && !all.some((each) => Math.abs(each.timestamp_seconds - restarted.at) < 2)) {
+    all.push({ timestamp_seconds: restarted.at, severity: "warning", text: "server: restarted" });
   }
   const lines = all.map((change) => {
     const li = document.createElement("li");
@@ -322,8 +322,8 @@ function showChanges(changes, at) {
     const mark = element("span", "mark", li);
     mark.setAttribute("role", "img");
     mark.setAttribute("aria-label", change.severity);
-    const time = element("time", "", li, `${clock(change.at_s)}, ${ago(at - change.at_s)}`);
-    time.dateTime = new Date(change.at_s * 1000).toISOString();
+    const time = element("time", "", li, `${clock(change.timestamp_seconds)}, ${ago(at - change.timestamp_seconds)}`);
+    time.dateTime = new Date(change.timestamp_seconds * 1000).toISOString();
     element("span", "", li, change.text);
     return li;
   });
@@ -336,11 +336,11 @@ function showTrouble() {
   const stale = silent > SILENCE_S || (Boolean(trouble) && silent > 1.5);
   document.body.classList.toggle("stale", stale && Boolean(shown));
   const banner = byId("banner");
-  const fresh = restarted && shown && shown.at - restarted.at < HISTORY;
+  const fresh = restarted && shown && shown.timestamp_seconds - restarted.at < HISTORY;
   banner.hidden = !(stale || fresh || (trouble && !shown));
   banner.classList.toggle("told", !stale && Boolean(fresh));
   if (stale) {
-    set(banner, `No data since ${clock(shown.at)} (${Math.round(silent)} s): ${trouble || "the server is silent"}. Trying again.`);
+    set(banner, `No data since ${clock(shown.timestamp_seconds)} (${Math.round(silent)} s): ${trouble || "the server is silent"}. Trying again.`);
     byId("status").dataset.level = "none";
   } else if (trouble && !shown) {
     set(banner, `No data: ${trouble}. Trying again.`);

@@ -13,17 +13,29 @@ MODEL = {
     "reason": "",
     "level": "ok",
     "problems": [],
-    "target_s": 0.05,
-    "age_s": 0.0123,
-    "age_ratio": 0.246,
-    "waiting": 3,
-    "executing": 8,
+    "target_seconds": 0.05,
+    "age_seconds": 0.0123,
+    "oldest_request_target_ratio": 0.246,
+    "queue_requests": 3,
+    "executing_requests": 8,
     "generation": 1,
     "instances": {"up": 1},
-    "totals": {"late": 0, "ended": [["ok", "", 100]], "batches": 10, "batch_rows": 100},
-    "devices": [{"device": "cpu", "busy_s": 1.0, "duty": 0.87, "load_ratio": None}],
+    "totals": {
+        "latency_target_missed": 0,
+        "ended": [["ok", "", 100]],
+        "batches": 10,
+        "batch_rows": 100,
+    },
+    "devices": [
+        {
+            "device": "cpu",
+            "executor_busy_seconds": 1.0,
+            "duty_cycle_ratio": 0.87,
+            "load_ratio": None,
+        }
+    ],
     "recent": {
-        "seconds": 10,
+        "window_seconds": 10,
         "arrived": 120.4,
         "answered": 118.0,
         "late": 0.0,
@@ -32,14 +44,14 @@ MODEL = {
         "cancelled": 0.0,
         "failed": 0.0,
         "reasons": [],
-        "p50_s": 0.0121,
-        "p99_s": 0.0412,
+        "latency_p50_seconds": 0.0121,
+        "latency_p99_seconds": 0.0412,
         "batches": 11.0,
         "batch_rows": 11.2,
         "batch_sizes": [1, 2, 4, 9],
         "batch_bounds": [1, 2, 4, 8],
     },
-    "second": {"age_s": 0.02, "arrived": 120, "unserved": 0},
+    "second": {"age_seconds": 0.02, "arrived": 120, "unserved": 0},
 }
 
 
@@ -62,8 +74,8 @@ def values(model):
 
     def make(*models, **fields):
         return {
-            "at": 1_700_000_000.0,
-            "window_s": 10,
+            "timestamp_seconds": 1_700_000_000.0,
+            "window_seconds": 10,
             "server": {
                 "replica": "pod-1",
                 "start_id": "a",
@@ -77,7 +89,13 @@ def values(model):
             "problems": [],
             "models": list(models) or [model()],
             "devices": [],
-            "changes": [{"at_s": 1_700_000_000.0, "severity": "notice", "text": "server: started"}],
+            "changes": [
+                {
+                    "timestamp_seconds": 1_700_000_000.0,
+                    "severity": "notice",
+                    "text": "server: started",
+                }
+            ],
         } | fields
 
     return make

@@ -133,7 +133,9 @@ def test_what_is_no_address(text):
 
 def test_no_text_can_change_the_terminal(values):
     text = "\x1b]0;title\x07\x9b2J\u202e\r\n\udc80e\u0301\u96ea"
-    given = values(changes=[{"at_s": 0, "severity": "ok", "text": text}], more={text: [text]})
+    given = values(
+        changes=[{"timestamp_seconds": 0, "severity": "ok", "text": text}], more={text: [text]}
+    )
     with answering(stream(json.dumps(given))) as address:
         (found,) = events(address)
     plain = "??]0;title??2J????e\u0301\u96ea".replace("??", "?", 1)

@@ -96,14 +96,14 @@ def test_the_worst_model_is_first(screen, model):
 
 
 def test_what_is_not_known_is_a_dash_and_never_0(screen, model):
-    unknown = model(recent=None, target_s=None, age_s=None, devices=[])
+    unknown = model(recent=None, target_seconds=None, age_seconds=None, devices=[])
     unknown["recent"] = None
     (line,) = [line for line in screen(unknown) if line.startswith("+ embedder")]
     assert line.split()[2:] == ["-"] * 8
 
 
 def test_a_model_that_failed_says_why(screen, model):
-    failed = model(state="failed", reason="no such file", level="critical", age_s=None)
+    failed = model(state="failed", reason="no such file", level="critical", age_seconds=None)
     assert "    failed: no such file" in screen(failed)
 
 
@@ -135,7 +135,7 @@ def test_a_server_that_was_restarted(values):
 
 def test_history_grows_by_a_second_and_has_gaps_where_events_were_missed(values, model):
     state, one = LiveState(), model()
-    columns = {"age_s": [0.1, 0.2], "arrived": [1, 1], "unserved": [0, 0]}
+    columns = {"age_seconds": [0.1, 0.2], "arrived": [1, 1], "unserved": [0, 0]}
     history = [{"name": "embedder", "version": "1", **columns}]
     state.take(Event(7, values(history=history)), 1.0)
     state.take(Event(8, values()), 2.0)
@@ -189,7 +189,7 @@ def test_blocks_show_the_highest_of_what_they_stand_for():
         {"models": [{}]},
         {"models": 7},
         {"history": [{"name": "embedder"}]},
-        {"changes": [{"at_s": 1e300, "severity": "ok", "text": ""}]},
+        {"changes": [{"timestamp_seconds": 1e300, "severity": "ok", "text": ""}]},
         {"problems": [{}, {"severity": "dreadful", "model": "", "text": ""}]},
         {"status": {"level": "dreadful", "text": ""}},
     ],
@@ -205,6 +205,6 @@ def test_what_cannot_be_drawn_is_not_taken(values, wrong):
 
 
 def test_a_model_with_wrong_values_is_not_taken(values, model):
-    for name, wrong in (("target_s", "soon"), ("level", "bad"), ("devices", None)):
+    for name, wrong in (("target_seconds", "soon"), ("level", "bad"), ("devices", None)):
         with pytest.raises(LiveError, match="cannot be shown"):
             take(LiveState(), Event(1, values(model(**{name: wrong}))), 1.0)

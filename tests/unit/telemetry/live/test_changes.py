@@ -33,7 +33,7 @@ def test_what_is_there_at_the_start_is_no_change(changes):
 def test_the_state_of_the_server(changes):
     for state in ("starting", "", "", "draining"):
         changes.compare(States(state, {}))
-    found = [(c.at_s, c.severity, c.text) for c in changes.newest_first()]
+    found = [(c.timestamp_seconds, c.severity, c.text) for c in changes.newest_first()]
     assert found == [
         (1, Severity.WARNING, "server: draining"),
         (0, Severity.OK, "server: ready"),

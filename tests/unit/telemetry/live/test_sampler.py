@@ -94,8 +94,8 @@ def test_after_a_stall_the_window_has_no_readings_that_are_too_old(server):
     server.second(3600)
     sample = server.second()
     assert sample.window.seconds == 1
-    assert sample.history.columns()["age_s"][-2:] == [0, 0]
-    assert sample.history.columns()["age_s"][-3] is None
+    assert sample.history.columns()["age_seconds"][-2:] == [0, 0]
+    assert sample.history.columns()["age_seconds"][-3] is None
 
 
 def test_requests_that_wait_have_arrived(server):
@@ -148,7 +148,7 @@ def test_the_peak_of_a_second_is_seen_even_between_two_samples(server):
     assert (sample.peak_age_s, sample.age_s) == (0.4, 0.03)
     sample = server.second()
     assert sample.peak_age_s == 0.03
-    assert sample.history.columns()["age_s"] == [0.4, 0.03]
+    assert sample.history.columns()["age_seconds"] == [0.4, 0.03]
 
 
 def test_what_executes_counts_as_the_oldest(server):
@@ -162,7 +162,7 @@ def test_history_has_five_minutes_and_no_more(server):
         sample = server.second()
     columns = sample.history.columns()
     assert {name: len(values) for name, values in columns.items()} == {
-        "age_s": HISTORY_S,
+        "age_seconds": HISTORY_S,
         "arrived": HISTORY_S,
         "unserved": HISTORY_S,
     }
