@@ -189,11 +189,18 @@ def check_requests(page, before, after, seen):
     lost = {end: count for end, count in gone.items() if end[0] not in {"ok", "cancelled"}}
     assert seen["unserved"][0] == shown("rate", sum(lost.values()) / window)
     words = {"rejected": "refused"}
-    assert set(seen["unserved"][1:]) == {
+    reasons = {
         f"{shown('rate', count / window)} {words.get(outcome, outcome)}: {reason}"
         for (outcome, reason), count in gone.items()
         if outcome != "ok"
     }
+    lines = set(seen["unserved"][1:])
+    if len(reasons) > 5:  # a slow machine has more of them: the page shows the four most frequent
+        lines.remove(f"and {len(reasons) - 4} more reasons")
+        assert len(lines) == 4
+        assert lines <= reasons
+    else:
+        assert lines == reasons
     assert sum(seen["unservedSeconds"]) == pytest.approx(sum(lost.values()) + late, rel=0.02)
     durations = {
         bound: count

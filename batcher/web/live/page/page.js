@@ -116,11 +116,12 @@ class Row {
     const total = reasons.filter((each) => each[0] !== "cancelled").reduce((sum, each) => sum + each[2], 0);
     const lines = [element("div", total ? "big over" : "big nothing", null, rate(total))];
     reasons.sort((a, b) => b[2] - a[2]);
-    for (const [outcome, reason, value] of reasons.slice(0, 4)) {
+    const most = reasons.length > 5 ? 4 : 5;
+    for (const [outcome, reason, value] of reasons.slice(0, most)) {
       const word = outcome === "rejected" ? "refused" : outcome;
       lines.push(element("div", outcome === "cancelled" ? "note" : "note bad", null, `${rate(value)} ${word}: ${reason}`));
     }
-    if (reasons.length > 4) lines.push(element("div", "note", null, `and ${reasons.length - 4} more reasons`));
+    if (reasons.length > most) lines.push(element("div", "note", null, `and ${reasons.length - most} more reasons`));
     this.unserved.replaceChildren(...lines);
   }
 
