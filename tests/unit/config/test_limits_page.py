@@ -25,7 +25,9 @@ from batcher.config.document import MOST_DEPTH, MOST_VALUES
 from batcher.config.padding import MOST_BUCKETS
 from batcher.config.units import LARGEST_BYTES, LONGEST_NS
 from batcher.core.bucket_times import MOST_SHAPES
+from batcher.core.loads import MOST_FLOWS
 from batcher.core.queueing.padding import MOST_KNOWN
+from batcher.core.scale import offered
 from batcher.errors import MAX_DESCRIPTION, MAX_NAME
 from batcher.executor import MAX_RETRY_AFTER_NS
 from batcher.executors.isolated.frames import MAX_MESSAGE
@@ -250,6 +252,9 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert IDLE_RATIO == 4, "a fifth of the loop"
     assert rows["rows of a batch that can be configured"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
+    offered_buckets = rows["buckets of what is offered to a model"]
+    assert offered_buckets == f"{offered.MOST_BUCKETS} in half a second"
+    assert rows["buckets that are told apart in a model's load"] == str(MOST_FLOWS)
     assert rows["shared inputs of one request"] == f"{MAX_SHARED_INPUT_BYTES // 2**20} MiB"
     assert rows["the time to come back that a backend names"] == format_duration(MAX_RETRY_AFTER_NS)
     served = rows["time that an instance serves before its watch has the model loaded again"]

@@ -14,6 +14,7 @@ from batcher.core.events import (
     ModelRemoved,
     RequestArrived,
 )
+from batcher.core.loads import MOST_FLOWS
 from batcher.core.scheduler import Scheduler
 from batcher.core.settings import Adaptive, ModelSettings, QueueLimits
 
@@ -254,6 +255,20 @@ def test_a_generation_takes_over_what_was_offered_to_the_one_before(offers):
     assert copy.models["m/1~2"].replaces == "m/1"
     offers.feed(InstanceDown("m/1#0", 1), ModelRemoved("m/1"))
     assert offers.seen().desired_ratio == pytest.approx(before, rel=0.02)
+
+
+def test_more_buckets_than_are_told_apart_count_in_full(offers):
+    offers.model()
+    offers.up(profile=())
+    buckets = [((length,),) for length in range(2, MOST_FLOWS + 4)]
+    profiles = tuple((bucket, PROFILE) for bucket in buckets)
+    offers.feed(InstanceUp("m#0", 2, "m", "d", 1, (), profiles))
+    while offers.now_ns < 10 * SECOND:
+        for bucket in buckets:
+            offers.now_ns += SECOND // 50
+            offers.ids += 1
+            offers.feed(RequestArrived(offers.ids, "m", 8, 0, bucket, "", offers.now_ns))
+    assert offers.seen().desired_ratio == pytest.approx(400 / FULL, rel=0.03)
 
 
 def test_an_unloaded_model_is_no_part_of_it(offers):
