@@ -182,8 +182,9 @@ def _of_request(request: TracedRequest) -> list[bytes]:
             request.outcome,
             request.reason,
         ),
-        _attribute("batcher.rows", request.rows),
     ]
+    if request.rows:  # of a request that could not be read they are not known
+        parts.append(_attribute("batcher.rows", request.rows))
     if request.stamps.batch_rows:
         parts.append(_attribute("batcher.batch.rows", request.stamps.batch_rows))
         parts.append(_attribute("batcher.attempts", request.attempts))

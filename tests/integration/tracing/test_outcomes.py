@@ -97,6 +97,7 @@ async def test_requests_that_are_refused(
     (span,) = collector.requests
     assert span.parent_span_id.hex() == "b7ad6b7169203331"
     assert attributes(span)["batcher.request.id"] == "it"
+    assert "batcher.rows" not in attributes(span)  # not known, and never 0
     assert not collector.named("batch")
 
 

@@ -152,8 +152,9 @@ def _of_request(request: TracedRequest) -> dict[str, AttributeValue]:
         "batcher.model": request.model,
         "batcher.version": request.version,
         "batcher.outcome": request.outcome.value,
-        "batcher.rows": request.rows,
     }
+    if request.rows:
+        attributes["batcher.rows"] = request.rows
     if request.status in SERVER_ERRORS:
         attributes["error.type"] = request.status
     if request.outcome is not Outcome.OK:
