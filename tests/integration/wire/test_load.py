@@ -72,6 +72,7 @@ def report_in(found):
 async def test_every_form_says_the_same_of_one_moment(server, fetch):
     application, channel = server
     await Stub(channel, INFERENCE).ModelInfer(ask(3))
+    await application.batcher.idle()  # a call ends for its caller before it does here
     message = await Stub(channel, LOAD_REPORTS).Get(load.GetLoadRequest())
     status, text = await fetch(application.http.address, "/v1/load")
     assert status == 200
