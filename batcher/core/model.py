@@ -308,17 +308,20 @@ class Model:
 
         `slots`: how many batches its instances run at once.
         """
-        self.offered.evenness.fold(self._block_rows(slots), now_ns)
+        served = self._served(slots)
+        rows = round(served * self.target_ns) if self.target_ns is not None else 0
+        self.offered.evenness.fold(max(2, rows) if served and self.target_ns else 0, now_ns)
+        if served:
+            self.offered.fit_slots(served, now_ns)
         self.handling.forget(now_ns)
         self.times.refresh(self.handling, now_ns)
 
-    def _block_rows(self, slots: int) -> int:
-        """Rows that its instances can serve within the target, as a block of arrivals; 0 while unknown."""
-        times, target_ns = next(reversed(self.times.values()), None), self.target_ns
-        if not times or target_ns is None:
-            return 0
-        whole = [flow(1.0, times, self.settings, self.offered.mean_rows)]
-        return max(2, round(times_served(whole, slots) * target_ns))
+    def _served(self, slots: int) -> float:
+        """Rows a nanosecond that its instances can serve inside the target; 0 while unknown."""
+        times = next(reversed(self.times.values()), None)
+        if not times:
+            return 0.0
+        return times_served([flow(1.0, times, self.settings, self.offered.mean_rows)], slots)
 
     def capacity(self, slots: int) -> float:
         """Rows a nanosecond that `slots` can serve inside the target, of its part of a shared device."""

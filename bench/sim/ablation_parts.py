@@ -57,6 +57,8 @@ FIXED: Final[dict[str, str]] = {
     "scale/offered.SLOT_NS": "no decision depends on it: bench/sim scale measures it",
     "scale/offered.SLOTS": "no decision depends on it: bench/sim scale measures it",
     "scale/offered.USUAL_SLOTS": "no decision depends on it: bench/sim scale measures it",
+    "scale/offered.SLOT_REQUESTS": "no decision depends on it: it says how uncertain the scale signal is",
+    "scale/offered.LONGEST_SLOT_NS": "a bound of the time that a mean is taken over",
     "scale/offered.MOST_BUCKETS": "a bound of memory",
     "loads.MOST_FLOWS": "a bound of processor time",
     "loads.SECOND_NS": "a unit",

@@ -253,7 +253,10 @@ def test_the_bounds_that_no_key_changes() -> None:
     assert rows["rows of a batch that can be configured"] == f"{MOST_BATCH_ROWS:,}"
     assert rows["buckets of one axis"] == str(MOST_BUCKETS)
     offered_buckets = rows["buckets of what is offered to a model"]
-    assert offered_buckets == f"{offered.MOST_BUCKETS} in half a second"
+    assert offered_buckets == f"{offered.MOST_BUCKETS} in a slot"
+    slot = rows["a slot of the [scale signal](scaling.md#what-is-offered)"]
+    assert slot == f"{offered.LONGEST_SLOT_NS // SECOND}s, ten of which are its mean"
+    assert offered.SLOTS == 10, "ten of which"
     assert rows["buckets that are told apart in a model's load"] == str(MOST_FLOWS)
     assert rows["shared inputs of one request"] == f"{MAX_SHARED_INPUT_BYTES // 2**20} MiB"
     assert rows["the time to come back that a backend names"] == format_duration(MAX_RETRY_AFTER_NS)

@@ -288,3 +288,28 @@ def test_the_first_requests_of_all_are_no_load_yet(scheduler, play):
     play.arrive(1, 2, at=3_000)
     seen = scheduler.observe(3_001 * MILLISECOND)
     assert (seen.models[0].load, seen.devices[0].load) == (0, 0)
+
+
+@pytest.mark.parametrize("request_s", [1, 5, 30])
+def test_a_model_of_slow_requests_is_as_loaded_as_it_is(offers, request_s):
+    """One request at a time, and one comes each second time that one could be served."""
+    offers.model()
+    offers.up(profile=((1, request_s * SECOND), (32, 32 * request_s * SECOND)))
+    for number in range(200):
+        offers.wait(2 * request_s)
+        offers.feed(RequestArrived(number, "m", 1, 0, (), "", offers.now_ns))
+        load = offers.seen().desired_ratio
+        if number > 30:
+            assert load == pytest.approx(0.5, rel=0.15)
+
+
+def test_a_restored_scheduler_goes_on_with_long_slots(offers):
+    offers.model()
+    offers.up(profile=((1, 5 * SECOND), (32, 160 * SECOND)))
+    for number in range(40):
+        offers.wait(10)
+        offers.feed(RequestArrived(number, "m", 1, 0, (), "", offers.now_ns))
+    again = Scheduler.restore(offers.scheduler.snapshot())
+    before = offers.scheduler.models["m"].offered
+    assert again.models["m"].offered.capture() == before.capture()
+    assert before.slot_ns == 16 * SECOND
