@@ -263,6 +263,8 @@ async def test_a_neighbor_that_refuses_regions_gets_messages(sharing, load, kit,
     assert sharing.asked.count("SystemSharedMemoryRegister") == 1
     (said,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert "does not take system shared memory (INVALID_ARGUMENT: Unable to open" in said
+    while executor._shared._last:  # the file is removed beside the batches
+        await asyncio.wait(executor._shared._last)
     assert not files()
 
 
