@@ -97,11 +97,16 @@ def unreadable(path: Path, *, folder: bool = True) -> str | None:
 
 def located(config: Config, problems: Iterable[Problem]) -> list[str]:
     """The problems as text, each with its path and the line of the file that says so."""
-    document = read_document(config.text, {})
+    return located_in(config.text, problems)
+
+
+def located_in(text: str, problems: Iterable[Problem]) -> list[str]:
+    """The same of the text of any configuration file."""
+    document = read_document(text, {})
     found = []
-    for path, text in problems:
+    for path, problem in problems:
         line = document.line(path)
-        found.append(f"{dotted(path)}{f' (line {line})' if line else ''}: {text}")
+        found.append(f"{dotted(path)}{f' (line {line})' if line else ''}: {problem}")
     return found
 
 

@@ -1,19 +1,21 @@
-"""From a file to a `Config`, or to everything that is wrong with it at once."""
+"""From a file to a `Config`, or another root section, or to everything that is wrong with it at once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from batcher.config.document import Document, read_document
 from batcher.config.explain import explain
 from batcher.config.root import Config
-from batcher.config.section import KeyPath, dotted
+from batcher.config.section import KeyPath, Section, dotted
 from batcher.errors import ConfigError
+
+Root = TypeVar("Root", bound=Section)
 
 
 def load_config(path: str | Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -22,6 +24,13 @@ def load_config(path: str | Path, environ: Mapping[str, str] = os.environ) -> Co
     Raises ConfigError with every problem found, also when the file cannot be read. Files that the
     configuration names are not looked at: see `files`.
     """
+    return load_document(path, Config, environ)
+
+
+def load_document(
+    path: str | Path, root: type[Root], environ: Mapping[str, str] = os.environ
+) -> Root:
+    """The same of a file whose keys are those of the section `root`."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -29,7 +38,7 @@ def load_config(path: str | Path, environ: Mapping[str, str] = os.environ) -> Co
         raise ConfigError([f"cannot be read: {error.strerror}"], source=str(path)) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"not UTF-8 text, at byte {error.start}"], source=str(path)) from None
-    return parse_config(text, str(path), environ, base_dir=path.absolute().parent)
+    return parse_document(text, root, str(path), environ, base_dir=path.absolute().parent)
 
 
 def parse_config(
@@ -43,20 +52,32 @@ def parse_config(
 
     Raises ConfigError with every problem found, in the order of the text's lines.
     """
+    return parse_document(text, Config, source, environ, base_dir=base_dir)
+
+
+def parse_document(
+    text: str,
+    root: type[Root],
+    source: str = "<text>",
+    environ: Mapping[str, str] = os.environ,
+    *,
+    base_dir: Path | None = None,
+) -> Root:
+    """The same of a text whose keys are those of the section `root`."""
     document = read_document(text, environ)
     problems = list(document.problems)
-    config: Config | None = None
+    config: Root | None = None
     if not any(path == () for path, _ in problems):
         try:
             context: dict[str, Any] = {"text": text}
             if base_dir is not None:
                 context["base_dir"] = base_dir
-            config = Config.model_validate(
+            config = root.model_validate(
                 {} if document.value is None else document.value, context=context
             )
         except ValidationError as error:
             known = {path for path, _ in problems}
-            problems += [found for found in explain(error, Config) if found[0] not in known]
+            problems += [found for found in explain(error, root) if found[0] not in known]
     if problems or config is None:
         raise ConfigError(list(_render(document, problems)), source=source) from None
     return config

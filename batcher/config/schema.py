@@ -24,13 +24,18 @@ def json_schema() -> dict[str, Any]:
     defaults = whole["$defs"][ModelRepositoryConfig.__name__]["properties"]["defaults"]
     del defaults["type"]
     defaults["$ref"] = f"#/$defs/{OVERRIDES.__name__}"
+    return finished(whole, "batcher configuration")
+
+
+def finished(whole: dict[str, Any], title: str) -> dict[str, Any]:
+    """What pydantic writes of a root section in serialization mode -> the schema for editors."""
     schema: dict[str, Any] = _for_editors(whole)
     schema["$defs"]["EnvironmentReference"] = {
         "type": "string",
         "pattern": r"\$\{.+\}",
         "description": "A value that reads the environment: ${NAME} or ${NAME:-default}.",
     }
-    schema["title"] = "batcher configuration"
+    schema["title"] = title
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
