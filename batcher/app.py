@@ -210,16 +210,18 @@ class Application:
         self.grpc.send_goaway()
         # What clients had sent before they read that is answered, too.
         await self.grpc.goaway_acknowledged(timeout_s)
-        self.batcher.draining = True
         self.grpc.end_streams()
         try:
             async with asyncio.timeout_at(ends):
+                await self.grpc.all_received()
+                self.batcher.draining = True
                 await self.batcher.idle()
                 await self.grpc.streams_ended()
         except TimeoutError:
+            self.batcher.draining = True
+            unfinished = _unfinished(self.runner.unanswered, self.grpc.receiving)
             raise DrainTimeoutError(
-                f"{_unfinished(self.runner.unanswered)} after {timeout_s:g} s"
-                " (server.drain_timeout)"
+                f"{unfinished} after {timeout_s:g} s (server.drain_timeout)"
             ) from None
         self._last_writes_s = min(LAST_WRITES_S, ends - loop.time())
 
@@ -407,7 +409,9 @@ async def running(
         await application.close()
 
 
-def _unfinished(unanswered: int) -> str:
-    if not unanswered:
-        return "replies were not read by their clients"
-    return f"{unanswered} request{'s' if unanswered != 1 else ''} unanswered"
+def _unfinished(unanswered: int, incomplete: int) -> str:
+    if unanswered:
+        return f"{unanswered} request{'s' if unanswered != 1 else ''} unanswered"
+    if incomplete:
+        return f"{incomplete} request{'s' if incomplete != 1 else ''} not sent as a whole"
+    return "replies were not read by their clients"

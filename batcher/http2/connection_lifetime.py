@@ -174,13 +174,13 @@ class ConnectionLifetime:
         return self.idle_ns >= EVICT_IDLE_NS
 
     def send_initial_goaway(self) -> None:
-        """Ask the client to open its calls elsewhere; those that are on their way are answered."""
+        """Ask the client to open its calls elsewhere; those that are on their way are answered.
+
+        So is what a client sends with its preface, where that has not come yet.
+        """
         if self._since_goaway_ns is not None:
             return
         self._since_goaway_ns = 0
-        if not self.http2.preface_received:
-            self._abort_transport()
-            return
         self.http2.send_initial_goaway()
         self.flush()
 

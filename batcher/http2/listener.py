@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+from collections.abc import Iterator
 
 from batcher.http2.connection_lifetime import ConnectionLifetime
 
@@ -15,7 +17,8 @@ oldest: with 64, a probe has 50 ms to ask while 1,000 other connections come in 
 class Listener:
     """The connections of one listening socket."""
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        self._sock = sock
         self.tls = tls
         """For handshakes that begin from now on; None: plain text."""
         self.connections: dict[ConnectionLifetime, None] = {}
@@ -24,6 +27,14 @@ class Listener:
         """Those beyond it, the oldest first."""
         self.accepting: asyncio.Task[None] | None = None
         """Accepts connections that begin with a handshake."""
+
+    def backlog(self) -> Iterator[socket.socket]:
+        """Accept what clients have connected already: closing the socket would reset those connections."""
+        while True:
+            try:
+                yield self._sock.accept()[0]
+            except OSError:  # none is left, or it cannot be accepted
+                return
 
     def evict(self) -> bool:
         """Close the longest idle connection, else the longest silent one; returns whether one may be."""

@@ -102,6 +102,8 @@ class Server:
         self.counters = ServerCounters()
         self.offload_pool = low_priority_pool(OFFLOAD_THREADS, "http2-offload")
         self.stopping = False
+        """Whether GOAWAY is sent to all, and to connections that were accepted just before as they begin."""
+        self._stopped = False
         """Whether new connections are refused, those included that are in a handshake."""
         self._handlers = handlers
         self._methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -116,7 +118,7 @@ class Server:
     async def listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Answer on this bound socket, with TLS where there is a context."""
         loop = asyncio.get_running_loop()
-        listener = Listener(tls)
+        listener = Listener(sock, tls)
         self._listeners.append(listener)
         if tls is None:
             self._servers.append(
@@ -146,23 +148,39 @@ class Server:
         """
         if not self.stopping:
             self.stopping = True
-            for server in self._servers:
-                server.close()
             for listener in self._listeners:
+                for accepted in listener.backlog():
+                    self._begin(listener, accepted)
                 if listener.accepting is not None:
                     listener.accepting.cancel()
+            for server in self._servers:
+                server.close()
             for connection in list(self.connections):
                 connection.send_initial_goaway()
 
     async def goaway_acknowledged(self, timeout_s: float) -> None:
         """Wait until clients have acknowledged GOAWAY, for `timeout_s` and `GOAWAY_ACK_S` at most.
 
-        The calls that they opened before have come then, and are to be answered.
+        The calls that they opened before have come then, and are to be answered. Later ones are refused in a
+        way that lets clients open them elsewhere; so are those of clients that have not acknowledged it.
         """
         ends_s = asyncio.get_running_loop().time() + min(timeout_s, GOAWAY_ACK_S)
         while asyncio.get_running_loop().time() < ends_s:
             if all(each.http2.final_goaway_sent or each.http2.closing for each in self.connections):
                 return
+            await asyncio.sleep(POLL_S)
+        for connection in list(self.connections):
+            connection.send_final_goaway()
+
+    @property
+    def receiving(self) -> int:
+        """Unary calls whose message has not come as a whole."""
+        waiting = [call for each in self.connections for call in each.receiving]
+        return sum(not call.is_streaming for call in waiting)
+
+    async def all_received(self) -> None:
+        """Wait until the message of every unary call has come, or the call has ended."""
+        while self.receiving:  # noqa: ASYNC110  # it ends in many ways, and this waits once in a process
             await asyncio.sleep(POLL_S)
 
     async def stop(self, grace_s: float) -> None:
@@ -172,6 +190,7 @@ class Server:
         for connection in list(self.connections):
             connection.send_final_goaway()
         await self._all_closed(grace_s - GOAWAY_ACK_S)
+        self._stopped = True
         tasks = [call.task for each in self.connections for call in each.calls.values()]
         for connection in list(self.connections):
             connection.abort("the server is shutting down")
@@ -206,7 +225,7 @@ class Server:
 
         At the limit an idle or silent connection is closed for it.
         """
-        if self.stopping:
+        if self._stopped:
             return False
         listener = connection.listener
         full = len(listener.connections) >= self.max_connections
@@ -316,13 +335,18 @@ class Server:
                     )
                     await asyncio.sleep(ACCEPT_RETRY_S)
                     continue
-                connection = ServerConnection(self, listener)
-                try:
-                    connection.start_handshake(accepted)
-                except Exception as error:  # noqa: BLE001  # `fail` logs it
-                    accepted.close()
-                    connection.fail(error)
-                    connection.connection_lost(None)
+                self._begin(listener, accepted)
+
+    def _begin(self, listener: Listener, accepted: socket.socket) -> None:
+        """Begin a connection that asyncio has not accepted."""
+        connection = ServerConnection(self, listener)
+        try:
+            accepted.setblocking(False)
+            connection.start(accepted)
+        except Exception as error:  # noqa: BLE001  # `fail` logs it
+            accepted.close()
+            connection.fail(error)
+            connection.connection_lost(None)
 
     async def _all_closed(self, timeout_s: float) -> None:
         if self.connections and timeout_s > 0:

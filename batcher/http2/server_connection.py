@@ -64,6 +64,7 @@ class ConnectionServer(CallServer, Protocol):
     """A server, as its connections use it."""
 
     limits: Limits
+    stopping: bool
 
     def find_method(self, headers: CallHeaders) -> grpc.RpcMethodHandler[Any, Any]:
         """The handler of a call. Raises `MalformedCallError` where its path has none."""
@@ -119,13 +120,18 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
         self._transport = transport = cast("asyncio.Transport", transport)
         try:
             encrypted = transport.get_extra_info("ssl_object")
-            if encrypted is None and not self._admit(transport.get_extra_info("socket")):
+            admitted = self._handshake is not None or self._admit(
+                transport.get_extra_info("socket")
+            )
+            if not admitted:
                 transport.abort()
             elif encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
                 self._count_end(EndReason.HANDSHAKE, "the client does not offer h2 by ALPN")
                 transport.abort()
             else:
                 self._preface_timer = self.loop.call_later(PREFACE_TIMEOUT_S, self._no_preface)
+                if self.server.stopping:
+                    self.send_initial_goaway()
                 self.flush()
         except Exception as error:  # noqa: BLE001  # `fail` logs it
             self.fail(error)
@@ -394,8 +400,8 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
 
     # --- its beginning ---
 
-    def start_handshake(self, accepted: socket.socket) -> None:
-        """Begin a connection with TLS."""
+    def start(self, accepted: socket.socket) -> None:
+        """Begin a connection that asyncio has not accepted, with a handshake where there is TLS."""
         if not self._admit(accepted):
             accepted.close()
             return
@@ -407,7 +413,7 @@ class ServerConnection(ConnectionLifetime, asyncio.Protocol):
             lambda: self,
             accepted,
             ssl=self.listener.tls,
-            ssl_handshake_timeout=PREFACE_TIMEOUT_S,
+            ssl_handshake_timeout=None if self.listener.tls is None else PREFACE_TIMEOUT_S,
         )
 
     def _handshake_done(self, accepted: socket.socket, handshake: asyncio.Task[None]) -> None:

@@ -46,6 +46,7 @@ class GrpcFrontend:
         self._buffers = buffers
         self._health = HealthService()
         batcher.health.watch(self._health.update)
+        batcher.health.watch(self._load.health_changed)
         trailers = LoadTrailers(load.latest, always=config.load_trailers)
         self._inference = InferenceServicer(batcher, clock, config, buffers, trailers)
         self._settings = SettingsServicer(live_settings, config.status_codes)
@@ -95,6 +96,15 @@ class GrpcFrontend:
     async def goaway_acknowledged(self, timeout_s: float) -> None:
         """Wait until clients have acknowledged GOAWAY, for `timeout_s` and a second at most."""
         await asyncio.gather(*(server.goaway_acknowledged(timeout_s) for server in self._servers))
+
+    @property
+    def receiving(self) -> int:
+        """Calls that were accepted, and whose message has not come as a whole."""
+        return sum(server.receiving for server in self._servers)
+
+    async def all_received(self) -> None:
+        """Wait until the messages of the calls that were accepted have come."""
+        await asyncio.gather(*(server.all_received() for server in self._servers))
 
     def end_streams(self) -> None:
         """Read no more from open streams; each ends when the requests that it has read are answered."""

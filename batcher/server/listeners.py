@@ -130,6 +130,15 @@ class BuiltinServer(_Listeners):
         """Wait until clients have acknowledged it: the calls that they had sent before have come then."""
         await self.http2.goaway_acknowledged(timeout_s)
 
+    @property
+    def receiving(self) -> int:
+        """Calls whose message has not come as a whole."""
+        return self.http2.receiving
+
+    async def all_received(self) -> None:
+        """Wait until the messages of the calls that were accepted have come."""
+        await self.http2.all_received()
+
     async def stop(self, grace_s: float) -> None:
         """Accept no connection, let open calls end for `grace_s` seconds, then abort them."""
         await self.http2.stop(grace_s)
@@ -164,6 +173,14 @@ class GrpcioServer(_Listeners):
 
     async def goaway_acknowledged(self, timeout_s: float) -> None:
         """Returns at once: no GOAWAY was sent."""
+
+    @property
+    def receiving(self) -> int:
+        """0: the library hands over calls when their messages have come."""
+        return 0
+
+    async def all_received(self) -> None:
+        """Returns at once, for the same reason."""
 
     async def stop(self, grace_s: float) -> None:
         """Accept no connection, let open calls end for `grace_s` seconds, then abort them."""

@@ -89,6 +89,7 @@ class InferenceServicer:
         self._max_in_flight = config.max_in_flight_per_stream
         self._max_answer = config.max_message - messages.STREAM_WRAPPING
         self._streams: set[StreamPump] = set()
+        self._streams_end = False
         self._pacer = StreamPacer()
         self._no_streams = asyncio.Event()
         # One thread: each thread that runs Python takes time from the event loop.
@@ -169,7 +170,7 @@ class InferenceServicer:
         stream goes on.
         """
         try:
-            if self._batcher.draining or await self._pumped(context):
+            if self._batcher.draining or self._streams_end or await self._pumped(context):
                 await abort(context, _draining(), self._style, metadata=self._load_of(context))
             context.set_trailing_metadata(self._load_of(context))
         except (aio.AbortError, aio.UsageError):
@@ -235,7 +236,8 @@ class InferenceServicer:
         return pump.ended
 
     def end_streams(self) -> None:
-        """Read no more requests from open streams; each ends once it has answered."""
+        """Read no more requests from open streams; each ends once it has answered. New ones are refused."""
+        self._streams_end = True
         for pump in self._streams:
             pump.end()
 

@@ -25,6 +25,7 @@ from batcher.protocol import (
     load,
     orca_service,
 )
+from batcher.runtime.health import HealthReport
 from batcher.server.calls import Context, answered
 from batcher.server.status import Style
 from batcher.telemetry.load import LoadReporter, SharedEncoding, message_parts, whole_parts
@@ -56,7 +57,10 @@ class LoadServicer:
         self._messages = SharedEncoding(reporter.current, message_parts)
         self._core_metrics = SharedEncoding(reporter.current, whole_parts)
         self._watchers: dict[str, int] = {}
-        self._closing = asyncio.Event()
+        self._closing = False
+        self._ready: bool | None = None
+        self._news = asyncio.Event()
+        """Set, and replaced, when watchers are to get a report before its time."""
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         """The handlers to add to a server; they take and return bytes."""
@@ -67,9 +71,20 @@ class LoadServicer:
             handlers(OPEN_RCA, orca_methods, raw=orca_methods),
         ]
 
+    def health_changed(self, report: HealthReport) -> None:
+        """Send each watcher a report at once where the server has become ready, or not ready."""
+        if report.ready is not self._ready:
+            self._ready = report.ready
+            self._wake()
+
     def close(self) -> None:
         """Send each watcher one last report, and end its call."""
-        self._closing.set()
+        self._closing = True
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
     async def _get(self, data: bytes, context: Context) -> bytes:
         await _read(load.GetLoadRequest, data, context)
@@ -113,7 +128,7 @@ class LoadServicer:
         try:
             while True:
                 began_ns = self._clock()
-                closing = self._closing.is_set()
+                closing, news = self._closing, self._news
                 await context.write(await answered(reports.current(), context, self._style))
                 if closing:
                     return
@@ -121,7 +136,7 @@ class LoadServicer:
                 if wait_s > 0:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(wait_s):
-                            await self._closing.wait()
+                            await news.wait()
         except aio.UsageError:
             return  # the call has ended
         except aio.InternalError:

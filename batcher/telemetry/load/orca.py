@@ -134,6 +134,7 @@ def _server(report: LoadReport) -> orca.OrcaLoadReport:
     own = sum([each.caller_errors_per_second for each in recent])
     # Of requests that are wrong a server can answer any number, and no other server would answer them better.
     message.rps_fractional = max(0.0, sum([each.requests_per_second for each in recent]) - own)
+    message.named_metrics["ready"] = float(replica.ready)
     failed = sum([each.refusals_per_second + each.errors_per_second for each in recent])
     message.eps = max(0.0, failed - own)
     return message

@@ -249,11 +249,12 @@ async def test_watchers_get_a_last_report_as_the_server_stops(server):
     await application.drain()
     closing = asyncio.create_task(application.grpc.stop(WAIT_S))
     async with asyncio.timeout(WAIT_S):
-        last = await call.read()
-        assert last.replica.draining
-        assert last.replica.reason == "draining"
+        # One as it stops being ready, and one as its call ends.
+        for _ in range(2):
+            last = (await call.read()).replica
+            assert (last.draining, last.reason) == (True, "draining")
+            assert (await metrics.read()).named_metrics["ready"] == 0
         assert await call.read() is aio.EOF
-        await metrics.read()
         assert await metrics.read() is aio.EOF
         await closing
 
@@ -300,7 +301,7 @@ async def test_calls_that_fail_have_it_too(server):
     address = application.grpc.addresses[0]
     found = await trailers(address, [ask(model="unknown")], BINARY)
     assert found["grpc-status"] == "5"
-    assert not report_in(found).named_metrics
+    assert report_in(found).named_metrics == {"ready": 1}
     found = await trailers(address, [infer_request("hello", {})], BINARY)
     assert found["grpc-status"] == "3"
     assert "queue_requests" in report_in(found).named_metrics
@@ -325,7 +326,7 @@ async def test_a_stream_ends_with_it(server):
     application, _ = server
     address = application.grpc.addresses[0]
     found = await trailers(address, [ask(), ask()], BINARY, method="ModelStreamInfer")
-    assert not report_in(found).named_metrics
+    assert report_in(found).named_metrics == {"ready": 1}
 
 
 async def test_every_call_has_it_if_the_configuration_says_so(start, hello):

@@ -122,8 +122,8 @@ async def raw():
     clients = []
 
     async def connect(address, *settings, preface=True, **rest):
-        host, port = address.split(":")
-        client = RawClient(*await asyncio.open_connection(host, int(port), **rest))
+        host, port = address.split(":") if address else (None, None)
+        client = RawClient(*await asyncio.open_connection(host, port, **rest))
         clients.append(client)
         if preface:
             client.write(PREFACE, client.settings(*settings))

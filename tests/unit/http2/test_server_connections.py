@@ -348,6 +348,43 @@ class TestStop:
         assert (await client.answer(1))[0]["grpc-status"] == "14"
         await all_closed(server)
 
+    async def test_what_has_connected_just_before_is_answered(self, serve, raw):
+        """Neither was its connection accepted, nor has its preface come."""
+        server, address = await serve(Echo=unary(echo))
+        silent = await raw(address, preface=False)
+        await silent.until(Frame.SETTINGS)
+        host, port = address.split(":")
+        sock = socket.create_connection((host, int(port)))
+        server.send_goaway()
+        waiting = await raw(None, preface=False, sock=sock)
+        with pytest.raises(ConnectionError):
+            await raw(address)
+        for client in (silent, waiting):
+            await client.until(Frame.GOAWAY)
+            client.write(PREFACE, client.settings())
+            client.open(1, "Echo")
+            client.send(1, b"x")
+            assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
+        await server.stop(WAIT_S)
+        assert not server.connections
+
+    async def test_calls_that_come_without_acknowledging_goaway_may_be_made_elsewhere(
+        self, serve, raw
+    ):
+        server, address = await serve(Echo=unary(echo))
+        client = await raw(address)
+        client.open(1, "Echo")
+        await client.ping()
+        server.send_goaway()
+        await server.goaway_acknowledged(WAIT_S)
+        assert server.receiving == 1
+        client.open(3, "Echo")
+        client.send(3, b"y")
+        assert await client.answer(3) == ({}, Error.REFUSED_STREAM)
+        client.send(1, b"x")
+        await server.all_received()
+        assert (await client.answer(1))[1] == b"\0\0\0\0\1x"
+
     async def test_a_connection_without_a_preface_is_closed(self, serve, raw):
         server, address = await serve()
         client = await raw(address, preface=False)
