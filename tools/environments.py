@@ -46,6 +46,8 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),
     # Drives Debian's Chromium; a browser of its own is not downloaded.
     "playwright": ("playwright>=1.49",),
+    # Kubernetes' own schemas, of each version, and what checks manifests against them.
+    "kubernetes": ("kubernetes-validate==1.37.0",),
     "kserve": ("kserve==0.21.0",),
     "ray-serve": ("ray[serve]==2.60.0", "numpy"),
     "bentoml": ("bentoml==1.4.40", "numpy"),

@@ -1,0 +1,154 @@
+"""What is rendered is what Kubernetes, KEDA, KServe and the Prometheus operator take: no key too many."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
+
+import environments
+
+VERSIONS = ("1.29", "1.37")
+"""The oldest that the manifests are for (native sidecars are on by default from it on), and the newest."""
+
+CUSTOM = {
+    "ScaledObject": "keda.sh",
+    "TriggerAuthentication": "keda.sh",
+    "PodMonitor": "monitoring.coreos.com",
+    "ServiceMonitor": "monitoring.coreos.com",
+    "PrometheusRule": "monitoring.coreos.com",
+    "ServingRuntime": "serving.kserve.io",
+    "InferenceService": "serving.kserve.io",
+}
+"""Kinds that a custom resource definition brings, and its group."""
+
+DEFINITIONS = "BATCHER_CRDS"
+"""Names a folder of CustomResourceDefinitions in YAML, as those projects publish them."""
+
+pytestmark = pytest.mark.conformance
+
+
+@pytest.fixture(scope="session")
+def validate():
+    """A function from `[(version, document), ...]` to what is wrong with them."""
+    try:
+        python = environments.interpreter("kubernetes")
+    except environments.CannotMakeError as error:
+        pytest.skip(str(error))
+
+    def run(documents):
+        done = subprocess.run(
+            [python, Path(__file__).parent / "schemas.py"],
+            input=json.dumps(documents),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def definitions():
+    """`apiVersion`, kind -> the schema that a custom resource definition has for it."""
+    folder = os.environ.get(DEFINITIONS)
+    if not folder:
+        pytest.skip(f"no custom resource definitions: ${DEFINITIONS} names no folder")
+    found = {}
+    for path in Path(folder).glob("*.y*ml"):
+        for document in yaml.load_all(path.read_text("utf-8"), yaml.CSafeLoader):
+            if not document or document["kind"] != "CustomResourceDefinition":
+                continue
+            spec = document["spec"]
+            for version in spec["versions"]:
+                key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
+                found[key] = version["schema"]["openAPIV3Schema"]
+    return found
+
+
+def builtin(rendered):
+    return [each for each in rendered.documents if each["kind"] not in CUSTOM]
+
+
+def test_built_in_kinds_are_valid_in_the_oldest_and_the_newest_version(rendered, validate):
+    documents = [(version, each) for version in VERSIONS for each in builtin(rendered)]
+    assert validate(documents) == []
+
+
+def test_a_key_too_many_is_found(validate):
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "a"},
+        "spec": {"port": 1},
+    }
+    (problem,) = validate([("1.29", service)])
+    assert "port" in problem
+
+
+def wrong(value, schema, path="") -> list[str]:
+    """What of a value its structural schema does not allow. Kubernetes drops unknown keys: here they count."""
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return []
+    if schema.get("x-kubernetes-int-or-string"):
+        return [] if isinstance(value, int | str) else [f"{path}: {value!r} is no number or text"]
+    kinds = {"string": str, "integer": int, "boolean": bool, "number": (int, float), "array": list}
+    kind = schema.get("type")
+    found = []
+    if kind == "object":
+        if not isinstance(value, dict):
+            return [f"{path}: {value!r} is no mapping"]
+        known = schema.get("properties", {})
+        found += [
+            f"{path}.{key} is missing" for key in schema.get("required", []) if key not in value
+        ]
+        for key, each in value.items():
+            inner = known.get(key, schema.get("additionalProperties"))
+            if key in {"apiVersion", "kind", "metadata"} and not path:
+                continue
+            if not isinstance(inner, dict):
+                found.append(f"{path}.{key} is not known")
+            else:
+                found += wrong(each, inner, f"{path}.{key}")
+        return found
+    if kind in kinds and not isinstance(value, kinds[kind]):
+        return [f"{path}: {value!r} is no {kind}"]
+    if "enum" in schema and value not in schema["enum"]:
+        found.append(f"{path}: {value!r} is none of {schema['enum']}")
+    if kind == "array":
+        for place, each in enumerate(value):
+            found += wrong(each, schema["items"], f"{path}[{place}]")
+    return found
+
+
+def test_kinds_of_other_projects_are_what_their_definitions_say(rendered, definitions):
+    documents = rendered.of(*CUSTOM)
+    for document in documents:
+        assert document["apiVersion"].split("/")[0] == CUSTOM[document["kind"]]
+        schema = definitions[document["apiVersion"], document["kind"]]
+        assert wrong(document, schema) == []
+
+
+def test_no_kind_is_unknown(rendered):
+    for document in rendered.documents:
+        group = document["apiVersion"].split("/")[0]
+        if "." in group and not group.endswith(".k8s.io"):
+            assert CUSTOM[document["kind"]] == group
+
+
+def test_the_check_of_definitions_finds_what_is_wrong():
+    schema = {
+        "type": "object",
+        "properties": {"spec": {"type": "object", "properties": {"a": {"type": "integer"}}}},
+    }
+    assert wrong({"kind": "A", "spec": {"a": 1}}, schema) == []
+    assert wrong({"kind": "A", "spec": {"b": 1}}, schema) == [".spec.b is not known"]
+    assert wrong({"kind": "A", "spec": {"a": "1"}}, schema) == [".spec.a: '1' is no integer"]
