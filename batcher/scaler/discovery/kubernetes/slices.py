@@ -225,7 +225,7 @@ class Slices:
 
 
 _ORDER: Final = {"IPv4": 0, "IPv6": 1, "FQDN": 2}
-_HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?", re.ASCII)
+_HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?", re.ASCII)
 
 
 def _address(part: _Slice, address: str, port: int) -> str:
@@ -238,8 +238,9 @@ def _address(part: _Slice, address: str, port: int) -> str:
     except ValueError:
         pass
     else:
-        if _HOST.fullmatch(address):
-            return f"{address}:{port}"
+        host = address.removesuffix(".")
+        if _HOST.fullmatch(host):
+            return f"{host}:{port}"
     raise DiscoveryError(
         f"EndpointSlice {shown(part.metadata.name)} has {shown(address)}, which is no {part.address_type} address"
     )

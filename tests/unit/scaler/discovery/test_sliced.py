@@ -213,9 +213,10 @@ class TestListing:
 
     async def test_a_server_that_is_not_there_is_not_known(self, look):
         looking = look(KUBERNETES_SERVICE_PORT="1")
-        assert "cannot be asked" in unknown(await looking.first())
-        unknown(await looking.next())
-        unknown(await looking.next())
+        why = unknown(await looking.first())
+        assert "https://127.0.0.1:1 cannot be asked: no connection: Connect call failed" in why
+        assert unknown(await looking.next()) == why
+        assert unknown(await looking.next()) == why
         assert len(looking.pauses) >= 2
         assert all(0.25 <= pause <= 8 for pause in looking.pauses)
 

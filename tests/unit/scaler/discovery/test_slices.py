@@ -64,8 +64,12 @@ def test_of_endpoints_that_name_no_pod_one_family_counts():
 
 
 def test_names_of_hosts_are_addresses():
-    slices = slices_of(endpoint_slice("a", endpoint("gpu1.example.com"), kind="FQDN"))
-    assert addresses(slices) == ["gpu1.example.com:8001"]
+    slices = slices_of(
+        endpoint_slice(
+            "a", endpoint("gpu1.example.com"), endpoint("gpu2.example.com."), kind="FQDN"
+        )
+    )
+    assert addresses(slices) == ["gpu1.example.com:8001", "gpu2.example.com:8001"]
 
 
 @pytest.mark.parametrize(
