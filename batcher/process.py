@@ -1,4 +1,4 @@
-"""Runs the server as a process: from the start until a signal ends it."""
+"""Runs the server, or the scaler, as a process: from the start until a signal ends it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import logging
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batcher.app import running
 from batcher.config import Config
+
+if TYPE_CHECKING:
+    from batcher.scaler.config import ScalerConfig
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,21 @@ async def _run_until(
         log.info("draining: %d requests are unanswered", application.batcher.unanswered)
         await application.drain(delay_ns)
         log.info("drained: every request has ended")
+
+
+async def scale(config: ScalerConfig) -> None:
+    """Run the external scaler until SIGTERM or SIGINT. Raises `StartupError` if it cannot start."""
+    # Imported here, as a server needs nothing of it.
+    from batcher.scaler.app import running_scaler  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[int] = loop.create_future()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, _on_signal, signum, stop)
+    async with running_scaler(config) as scaler:
+        print(scaler.describe(), flush=True)  # noqa: T201 - the line that supervisors wait for
+        await stop
+        log.info("ending: streams are ended, and calls answered")
 
 
 def _on_signal(signum: int, stop: asyncio.Future[int]) -> None:

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from batcher import __version__
-from batcher.cli import buckets, check, profile, replay, schema, serve, simulate, suggest, top, tune
+from batcher.cli import (
+    buckets,
+    check,
+    profile,
+    replay,
+    scaler,
+    schema,
+    serve,
+    simulate,
+    suggest,
+    top,
+    tune,
+)
 from batcher.cli.renamed import SimulateCommand
 
 EXAMPLES = """
@@ -27,6 +39,8 @@ Examples:
 
 - `batcher replay LOG --set batching.target_p99=40ms` shows what another target would have done with
   recorded traffic.
+
+- `batcher scaler scaler.yaml` tells KEDA how many replicas of a deployment are needed.
 
 - `batcher COMMAND --help` shows the options of a command, with examples.
 """
@@ -72,4 +86,5 @@ app.command(epilog=profile.EPILOG)(profile.profile)
 app.command(epilog=suggest.EPILOG)(suggest.suggest)
 app.command(epilog=buckets.EPILOG)(buckets.buckets)
 app.command(epilog=tune.EPILOG)(tune.tune)
+app.command(epilog=scaler.EPILOG)(scaler.scaler)
 app.command(epilog=schema.EPILOG)(schema.schema)

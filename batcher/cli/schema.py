@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from batcher.cli.exits import reported
@@ -15,11 +17,22 @@ Example:
 """
 
 
-def schema() -> None:
+def schema(
+    *,
+    scaler: Annotated[
+        bool,
+        typer.Option(
+            "--scaler", help="That of the configuration file of `batcher scaler` instead."
+        ),
+    ] = False,
+) -> None:
     """Print the JSON Schema of the configuration file: every key, its type, default and meaning."""
     with reported():
         import json
 
-        from batcher.config import json_schema
+        if scaler:
+            from batcher.scaler.config import scaler_schema as made
+        else:
+            from batcher.config import json_schema as made
 
-        typer.echo(json.dumps(json_schema(), indent=2))
+        typer.echo(json.dumps(made(), indent=2))

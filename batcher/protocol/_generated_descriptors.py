@@ -70,6 +70,11 @@ FILES: dict[str, bytes] = {
         b'\x9d\x01\n\x0bLoadReports\x12C\n\x03Get\x12\x1f.batcher.load.v1.GetLoadRequest\x1a\x1b.batcher.load.v1.LoadReport\x12I\n\x05Watch\x12!.batcher.load.v1.WatchLoa'
         b'dRequest\x1a\x1b.batcher.load.v1.LoadReport0\x01b\x06proto3'
     ),
+    "batcher/scaler/v1/scaler.proto": (
+        b'\n\x1ebatcher/scaler/v1/scaler.proto\x12\x11batcher.scaler.v1\x1a\x1egoogle/protobuf/duration.proto"#\n\x0bWakeRequest\x12\x14\n\x05fleet\x18\x01 \x01(\tR\x05fleet'
+        b'"H\n\x0cWakeResponse\x128\n\nactive_for\x18\x01 \x01(\x0b2\x19.google.protobuf.DurationR\tactiveFor2Q\n\x06Fleets\x12G\n\x04Wake\x12\x1e.batcher.scaler.v1.WakeReq'
+        b'uest\x1a\x1f.batcher.scaler.v1.WakeResponseb\x06proto3'
+    ),
     "google/rpc/error_details.proto": (
         b'\n\x1egoogle/rpc/error_details.proto\x12\ngoogle.rpc\x1a\x1egoogle/protobuf/duration.proto"G\n\tRetryInfo\x12:\n\x0bretry_delay\x18\x01 \x01(\x0b2\x19.google.'
         b'protobuf.DurationR\nretryDelayb\x06proto3'
@@ -315,6 +320,20 @@ FILES: dict[str, bytes] = {
         b'\x1aCudaSharedMemoryUnregister\x12,.inference.CudaSharedMemoryUnregisterRequest\x1a-.inference.CudaSharedMemoryUnregisterResponse'
         b'\x12O\n\x0cTraceSetting\x12\x1e.inference.TraceSettingRequest\x1a\x1f.inference.TraceSettingResponse\x12L\n\x0bLogSettings\x12\x1d.inference.LogSettings'
         b'Request\x1a\x1e.inference.LogSettingsResponseb\x06proto3'
+    ),
+    "keda/externalscaler.proto": (
+        b'\n\x19keda/externalscaler.proto\x12\x0eexternalscaler"\xe3\x01\n\x0fScaledObjectRef\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n\tnamespace\x18\x02 \x01(\tR\tnamespace\x12[\n\x0esca'
+        b'lerMetadata\x18\x03 \x03(\x0b23.externalscaler.ScaledObjectRef.ScalerMetadataEntryR\x0escalerMetadata\x1aA\n\x13ScalerMetadataEntry\x12\x10\n\x03key\x18\x01 \x01'
+        b'(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"*\n\x10IsActiveResponse\x12\x16\n\x06result\x18\x01 \x01(\x08R\x06result"v\n\nMetricSpec\x12\x1e\n\nmetricName\x18\x01 \x01(\tR\nmetricN'
+        b'ame\x12\x1e\n\ntargetSize\x18\x02 \x01(\x03R\ntargetSize\x12(\n\x0ftargetSizeFloat\x18\x03 \x01(\x01R\x0ftargetSizeFloat"U\n\x15GetMetricSpecResponse\x12<\n\x0bmetricSpecs\x18\x01 '
+        b'\x03(\x0b2\x1a.externalscaler.MetricSpecR\x0bmetricSpecs"~\n\x11GetMetricsRequest\x12I\n\x0fscaledObjectRef\x18\x01 \x01(\x0b2\x1f.externalscaler.ScaledObject'
+        b'RefR\x0fscaledObjectRef\x12\x1e\n\nmetricName\x18\x02 \x01(\tR\nmetricName"{\n\x0bMetricValue\x12\x1e\n\nmetricName\x18\x01 \x01(\tR\nmetricName\x12 \n\x0bmetricValue\x18\x02 \x01(\x03'
+        b'R\x0bmetricValue\x12*\n\x10metricValueFloat\x18\x03 \x01(\x01R\x10metricValueFloat"U\n\x12GetMetricsResponse\x12?\n\x0cmetricValues\x18\x01 \x03(\x0b2\x1b.externalscaler.M'
+        b'etricValueR\x0cmetricValues2\xc2\x03\n\x0eExternalScaler\x12M\n\x08IsActive\x12\x1f.externalscaler.ScaledObjectRef\x1a .externalscaler.IsActiveRespon'
+        b'se\x12U\n\x0eStreamIsActive\x12\x1f.externalscaler.ScaledObjectRef\x1a .externalscaler.IsActiveResponse0\x01\x12W\n\rGetMetricSpec\x12\x1f.externalsca'
+        b'ler.ScaledObjectRef\x1a%.externalscaler.GetMetricSpecResponse\x12S\n\nGetMetrics\x12!.externalscaler.GetMetricsRequest\x1a".externalsc'
+        b'aler.GetMetricsResponse\x12\\\n\x10StreamMetricSpec\x12\x1f.externalscaler.ScaledObjectRef\x1a%.externalscaler.GetMetricSpecResponse0\x01b\x06p'
+        b'roto3'
     ),
     "google/protobuf/empty.proto": (
         b'\n\x1bgoogle/protobuf/empty.proto\x12\x0fgoogle.protobuf"\x07\n\x05EmptyB}\n\x13com.google.protobufB\nEmptyProtoP\x01Z.google.golang.org/protobuf'

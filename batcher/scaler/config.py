@@ -22,7 +22,7 @@ from batcher.config.section import (
     refusal,
 )
 from batcher.config.server import ServerConfig, TlsConfig
-from batcher.config.units import Duration, DurationOrZero, format_duration
+from batcher.config.units import Duration, DurationOrZero, format_duration, format_size
 from batcher.scaler.discovery.config import ReplicasConfig
 
 MAX_FLEETS: Final = 64
@@ -30,6 +30,13 @@ MAX_FLEETS: Final = 64
 
 MIN_INTERVAL_NS: Final = 100 * MILLISECOND
 """A replica computes its report no more often."""
+
+
+MAX_MESSAGE_BYTES: Final = 256 * 1024
+"""Bytes of a message to or from the scaler: thousands of times of what KEDA sends, and what reflection needs."""
+
+MAX_BUFFERED_BYTES: Final = 64 * 1024**2
+"""Bytes of requests and answers that are kept for all callers together."""
 
 
 class ListenConfig(Section):
@@ -59,7 +66,15 @@ class ListenConfig(Section):
 
     def server(self) -> ServerConfig:
         """The same as a section `server`, of which the listeners are made."""
-        return ServerConfig.model_validate({"grpc": self.grpc, "http": self.http, "tls": self.tls})
+        return ServerConfig.model_validate(
+            {
+                "grpc": self.grpc,
+                "http": self.http,
+                "tls": self.tls,
+                "max_message": format_size(MAX_MESSAGE_BYTES),
+                "max_buffered": format_size(MAX_BUFFERED_BYTES),
+            }
+        )
 
 
 class FleetTlsConfig(Section):

@@ -20,14 +20,15 @@ Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 class Certificates:
-    """The files of `server.tls`, as they were read last."""
+    """The files of `server.tls`, or another section of its kind, as they were read last."""
 
-    def __init__(self, tls: TlsConfig) -> None:
-        """Raises `StartupError` where a file cannot be read, or is not what its key says."""
+    def __init__(self, tls: TlsConfig, section: str = "server.tls") -> None:
+        """Raises `StartupError`, which names the section, where a file cannot be read, or is not what its key says."""
         self._tls = tls
+        self._section = section
         self._stamp = self._look()
         self._configuration = self._read()
-        self.context = _context(tls)
+        self.context = _context(tls, section)
         """For the transport `builtin`."""
         self._renewed: list[Callable[[], None]] = []
 
@@ -64,7 +65,7 @@ class Certificates:
         # Before they are read: a change in between is seen the next time.
         self._stamp = stamp
         try:
-            configuration, context = self._read(), _context(self._tls)
+            configuration, context = self._read(), _context(self._tls, self._section)
         except (StartupError, OSError) as error:
             log.warning(
                 "the changed certificates are not used, the old ones still are: %s; correct the files,"
@@ -75,7 +76,9 @@ class Certificates:
         self.context, self._configuration = context, configuration
         for call in self._renewed:
             call()
-        log.info("the changed certificates of server.tls are used from now on: %s", self._tls.cert)
+        log.info(
+            "the changed certificates of %s are used from now on: %s", self._section, self._tls.cert
+        )
 
     def _read(self) -> grpc.ServerCertificateConfiguration:
         tls = self._tls
@@ -84,7 +87,7 @@ class Certificates:
             client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
         except OSError as error:
             raise StartupError(
-                f"server.tls: cannot read {error.filename}: {error.strerror}"
+                f"{self._section}: cannot read {error.filename}: {error.strerror}"
             ) from error
         return grpc.ssl_server_certificate_configuration([pair], client_ca)
 
@@ -101,7 +104,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _context(tls: TlsConfig) -> ssl.SSLContext:
+def _context(tls: TlsConfig, section: str) -> ssl.SSLContext:
     """A server's context for these files. Raises `StartupError` where one is not what its key says."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["h2"])
@@ -110,7 +113,7 @@ def _context(tls: TlsConfig) -> ssl.SSLContext:
         context.load_cert_chain(tls.cert, tls.key, password="")
     except ssl.SSLError as error:
         raise StartupError(
-            f"server.tls: {tls.cert} and {tls.key} must be a certificate chain and its private key,"
+            f"{section}: {tls.cert} and {tls.key} must be a certificate chain and its private key,"
             f" PEM and not encrypted: {_reason(error)}"
         ) from error
     if tls.client_ca is not None:
@@ -118,7 +121,7 @@ def _context(tls: TlsConfig) -> ssl.SSLContext:
             context.load_verify_locations(tls.client_ca)
         except ssl.SSLError as error:
             raise StartupError(
-                f"server.tls: {tls.client_ca} (client_ca) must hold certificates of authorities,"
+                f"{section}: {tls.client_ca} (client_ca) must hold certificates of authorities,"
                 f" PEM: {_reason(error)}"
             ) from error
         context.verify_mode = ssl.CERT_REQUIRED

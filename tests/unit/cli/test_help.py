@@ -19,6 +19,7 @@ COMMANDS = [
     "suggest",
     "buckets",
     "tune",
+    "scaler",
     "schema",
 ]
 

@@ -1,0 +1,79 @@
+"""From what is known of each replica to one value for the fleet. Pure.
+
+| state of a replica | counts as |
+|---|---|
+| known | its value; if just this value is not known, as an unknown replica |
+| kept | the value of its last believed report |
+| not ready | what it reports, else 0; not at all in a mean |
+| unknown | the mean of the replicas that are known or kept |
+
+Never 0 for what is not known: without any known or kept replica there is no value, and the size of the fleet
+stays. Where fewer than half of the replicas are known or kept, the value asks for no fewer replicas than there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batcher.scaler.metrics import How, Metric, Value
+from batcher.scaler.replica import State
+from batcher.scaler.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One replica, as it is known."""
+
+    state: State
+    report: Report | None
+    """The report that counts; None: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The value of a fleet."""
+
+    value: float
+    known: int
+    """Replicas whose own value is in it."""
+    guessed: int
+    """Replicas that count as the mean of those."""
+    not_ready: int
+    minority: bool
+    """Whether fewer than half of those that may serve are known: then it must not shrink the fleet."""
+
+    def for_target(self, target: float, how: How) -> float:
+        """The value to answer, given the target of the HPA."""
+        if not self.minority:
+            return self.value
+        # What the HPA takes for "as many as there are".
+        stay = target * (self.known + self.guessed) if how is How.SUM else target
+        return max(self.value, stay)
+
+
+def estimate(members: Sequence[Member], metric: Metric, model: str = "") -> Estimate | None:
+    """The value of the fleet; None where it is not known: replicas are listed, and none has a value."""
+    values: list[Value] = []
+    starting: list[Value] = []
+    guessed = 0
+    for member in members:
+        found = None if member.report is None else metric.read(member.report, model)
+        if member.state is State.NOT_READY:
+            starting.append(found or Value(0.0))
+        elif member.state is State.UNKNOWN or found is None:
+            guessed += 1
+        else:
+            values.append(found)
+    if guessed and not values:
+        return None
+    if metric.how is How.SUM:
+        total = sum(each.value for each in values)
+        mean = total / len(values) if values else 0.0
+        value = total + guessed * mean + sum(each.value for each in starting)
+    elif metric.how is How.MAXIMUM:
+        value = max((each.value for each in (*values, *starting)), default=0.0)
+    else:
+        weights = sum(each.weight for each in values)
+        value = sum(each.value * each.weight for each in values) / weights if weights else 0.0
+    return Estimate(value, len(values), guessed, len(starting), minority=guessed > len(values))
