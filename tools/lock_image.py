@@ -27,13 +27,13 @@ PYTHON: Final = "3.13"
 PLATFORM: Final = "x86_64-manylinux_2_28"
 """The oldest system that wheels are picked for. ONNX Runtime's are made for it."""
 
-SERVER: Final = (".", ("http", "tracing"))
+SERVER: Final = (".", ("http", "scaler", "tracing"))
 ONNX_RUNTIME: Final = "plugins/onnxruntime"
 
 PROJECTS: Final[dict[str, tuple[tuple[str, tuple[str, ...]], ...]]] = {
     "slim": (SERVER,),
     "cpu": (SERVER, (ONNX_RUNTIME, ("cpu",))),
-    "cuda": ((".", ("http", "nvml", "tracing")), (ONNX_RUNTIME, ("gpu",))),
+    "cuda": ((".", ("http", "nvml", "scaler", "tracing")), (ONNX_RUNTIME, ("gpu",))),
 }
 """Variant of the image -> folders of projects, and the extras of each."""
 

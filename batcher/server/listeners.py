@@ -6,8 +6,10 @@ server on any number of addresses: a `BuiltinServer` or a `GrpcioServer`, which 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc import aio
@@ -56,6 +58,11 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
 def is_probe(path: str) -> bool:
     """Whether a call is a health probe, which is answered beyond `max_connections`, too."""
     return path.startswith(_HEALTH)
+
+
+def is_call_of_grpcio(task: asyncio.Task[Any]) -> bool:
+    """Whether a task is that of a call, from when it has come until its status was sent."""
+    return getattr(task.get_coro(), "__name__", "") == "_schedule_rpc_coro"
 
 
 class _Listeners:
@@ -183,8 +190,15 @@ class GrpcioServer(_Listeners):
         """Returns at once, for the same reason."""
 
     async def stop(self, grace_s: float) -> None:
-        """Accept no connection, let open calls end for `grace_s` seconds, then abort them."""
-        await self._server.stop(grace_s)
+        """Let the calls that are open end for `grace_s` seconds, then close every connection.
+
+        With a grace the library would cancel calls that come meanwhile. CANCELLED is the end for a caller, who
+        may repeat a call whose connection was closed.
+        """
+        calls = [task for task in asyncio.all_tasks() if is_call_of_grpcio(task)]
+        if calls:
+            await asyncio.wait(calls, timeout=grace_s)
+        await self._server.stop(None)
         self._remove_paths()
 
     def _bind(self, address: str) -> str:

@@ -9,6 +9,7 @@ event to the next.
 | `traffic` | what arrives: arrival processes, recorded traces, mixes of requests; padding buckets |
 | `policies` | the policies that `--policy` names, and baselines to compare them with |
 | `engine` | a deployment with its service times, and a run of it in virtual time |
+| `fleet` | many replicas behind load balancers, under a controller, in one virtual time |
 | `compare` | policies side by side: runs, reports, plots, and the optimum that knows the future |
 | `logs` | recorded logs: replay, and what-if runs under other settings |
 """

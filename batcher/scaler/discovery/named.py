@@ -183,6 +183,8 @@ class NamedReplicas:
             )
         except dns.resolver.NXDOMAIN as error:
             return _Answer((), _lives_s(error.response(name)), exists=False)  # type: ignore[no-untyped-call]
+        except dns.resolver.LifetimeTimeout:
+            raise TimeoutError from None
         except (dns.exception.DNSException, OSError) as error:
             raise DiscoveryError(
                 f"no DNS server can say what {name} ({kind}) is: {on_one_line(str(error))}"

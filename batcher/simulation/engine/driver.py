@@ -77,10 +77,13 @@ class Driver:
         self._posts += 1
         heapq.heappush(self._posted, (at_ns, self._posts, event))
 
-    def run(self, events: Iterable[tuple[int, Event]]) -> list[LoggedStep]:
-        """Play `(at_ns, event)` pairs, in order of time, until no event is left.
+    def run(
+        self, events: Iterable[tuple[int, Event]], until_ns: int = NEVER_NS
+    ) -> list[LoggedStep]:
+        """Play `(at_ns, event)` pairs, in order of time, until no event is left. Returns `log`.
 
-        The iterable is read as time advances. Returns `log`.
+        The iterable is read as time advances. With `until_ns`, which lies in no pause, only what happens before
+        it is played, as are all of the events; a further call goes on from there.
         """
         posted = self._posted
         pop = heapq.heappop
@@ -98,7 +101,7 @@ class Driver:
                 now_ns = at_ns
             if posted and posted[0][0] < now_ns:
                 now_ns = posted[0][0]
-            if now_ns == NEVER_NS:
+            if now_ns >= until_ns:
                 return self.log
             if now_ns >= pauses_ns:
                 while now_ns >= goes_on_ns:
@@ -116,6 +119,12 @@ class Driver:
             commands = handle(batch, now_ns)
             if commands or self._observe is None:
                 self._carry_out(commands, now_ns)
+
+    def next_ns(self) -> int:
+        """When something happens next without further events; `NEVER_NS` if nothing does."""
+        wakeup_ns = self._wakeup_ns()
+        posted_ns = self._posted[0][0] if self._posted else NEVER_NS
+        return posted_ns if wakeup_ns is None else min(wakeup_ns, posted_ns)
 
     def step(self, events: list[Event], now_ns: int) -> list[Command]:
         """Feed events at one moment and start what the scheduler dispatches."""

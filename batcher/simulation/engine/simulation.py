@@ -25,9 +25,10 @@ from batcher.core.commands import (
     Settle,
 )
 from batcher.core.events import CancelCause, Event, RequestArrived, RequestCancelled
+from batcher.core.policies import PolicyFactory
 from batcher.core.scheduler import Scheduler
 from batcher.simulation.engine.deployment import Deployment
-from batcher.simulation.engine.driver import Driver
+from batcher.simulation.engine.driver import Driver, Observer
 from batcher.simulation.engine.prefetch import PrefetchDriver
 from batcher.simulation.engine.service_time import Devices, DeviceUse, Slowdown, TimerDelay
 from batcher.simulation.policies.named import NamedPolicy
@@ -204,38 +205,12 @@ def simulate(
     """Play the requests to their end. Equal arguments give equal runs."""
     conditions = conditions or Conditions()
     deployment = deployment.under(policy)
-    scheduler = Scheduler(policy.factory)
-    devices = _devices(deployment, conditions, lambda: scheduler.now_ns)
-    timer_delay = conditions.timer_delay
-    late_ns = None if timer_delay is None else timer_delay.draws(generator(conditions.seed, "late"))
-    reply_ns = conditions.reply_ns
-    recorder = Recorder(reply_ns)
+    recorder = Recorder(conditions.reply_ns)
     callers: _Callers | None = None
     if isinstance(load, ClosedLoop):
         callers = _Callers(load, recorder, conditions, progress)
-    observe, gap_ns = callers or recorder, conditions.batch_gap_ns
-    driver: Driver
-    if gap_ns or devices.copies:
-        driver = PrefetchDriver(
-            scheduler,
-            devices.run,
-            gap_ns,
-            observe=observe,
-            timer_delay=late_ns,
-            reply_ns=reply_ns,
-            pauses=conditions.pauses,
-            copy_ns=devices.copy_ns,
-        )
-    else:
-        driver = Driver(
-            scheduler,
-            devices,
-            observe=observe,
-            timer_delay=late_ns,
-            reply_ns=reply_ns,
-            pauses=conditions.pauses,
-        )
-    driver.step(list(deployment.events(None if conditions.cold else devices, gap_ns)), 0)
+    driver, devices = build(deployment, policy.factory, conditions, callers or recorder)
+    begin(driver, devices, deployment, conditions)
     if callers is not None:
         callers.begin(driver)
         driver.run(())
@@ -245,12 +220,65 @@ def simulate(
     elif isinstance(load, Workload):
         workload = load
         arrivals = load.events(deadline_ns=conditions.deadline_ns, progress=progress)
-        driver.run(arrivals if conditions.deadline_ns is None else _with_ends(arrivals, driver))
-    return recorder.run(policy.name, deployment, workload, devices.use, scheduler.now_ns)
+        driver.run(arrivals if conditions.deadline_ns is None else with_ends(arrivals, driver))
+    return recorder.run(policy.name, deployment, workload, devices.use, driver.scheduler.now_ns)
 
 
-def _devices(deployment: Deployment, conditions: Conditions, clock: Callable[[], int]) -> Devices:
-    return Devices(
+def build(
+    deployment: Deployment,
+    factory: PolicyFactory,
+    conditions: Conditions,
+    observe: Observer,
+    devices_type: Callable[..., Devices] = Devices,
+) -> tuple[Driver, Devices]:
+    """A server that has no models yet: the driver of its scheduler, and its devices."""
+    scheduler = Scheduler(factory)
+    devices = _devices(deployment, conditions, lambda: scheduler.now_ns, devices_type)
+    timer_delay = conditions.timer_delay
+    late_ns = None if timer_delay is None else timer_delay.draws(generator(conditions.seed, "late"))
+    driver: Driver
+    if conditions.batch_gap_ns or devices.copies:
+        driver = PrefetchDriver(
+            scheduler,
+            devices.run,
+            conditions.batch_gap_ns,
+            observe=observe,
+            timer_delay=late_ns,
+            reply_ns=conditions.reply_ns,
+            pauses=conditions.pauses,
+            copy_ns=devices.copy_ns,
+        )
+    else:
+        driver = Driver(
+            scheduler,
+            devices,
+            observe=observe,
+            timer_delay=late_ns,
+            reply_ns=conditions.reply_ns,
+            pauses=conditions.pauses,
+        )
+    return driver, devices
+
+
+def begin(
+    driver: Driver,
+    devices: Devices,
+    deployment: Deployment,
+    conditions: Conditions,
+    now_ns: int = 0,
+) -> None:
+    """Have the models of the deployment loaded and warm now."""
+    measured = None if conditions.cold else devices
+    driver.step(list(deployment.events(measured, conditions.batch_gap_ns)), now_ns)
+
+
+def _devices(
+    deployment: Deployment,
+    conditions: Conditions,
+    clock: Callable[[], int],
+    devices_type: Callable[..., Devices],
+) -> Devices:
+    return devices_type(
         curves={m.name: m.curve for m in deployment.models},
         device_of={
             name: m.device for m in deployment.models for name in deployment.instance_names(m)
@@ -265,9 +293,7 @@ def _devices(deployment: Deployment, conditions: Conditions, clock: Callable[[],
     )
 
 
-def _with_ends(
-    arrivals: Iterable[tuple[int, Event]], driver: Driver
-) -> Iterator[tuple[int, Event]]:
+def with_ends(arrivals: Iterable[tuple[int, Event]], driver: Driver) -> Iterator[tuple[int, Event]]:
     """The same arrivals, each with its caller's deadline posted."""
     for at_ns, event in arrivals:
         if isinstance(event, RequestArrived):

@@ -167,7 +167,7 @@ def rendered(request, kustomize, tmp_path_factory):
         return Rendered(name, kustomize(DEPLOY / name))
     folder = tmp_path_factory.mktemp("kustomization")
     overlay, *components = (os.path.relpath(DEPLOY / each, folder) for each in COMBINED[name])
-    content = {"resources": [overlay], "components": components}
+    content = {"namespace": "ml", "resources": [overlay], "components": components}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
     return Rendered(name, kustomize(folder))
 

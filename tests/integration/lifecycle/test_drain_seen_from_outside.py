@@ -5,6 +5,7 @@ import json
 import signal
 import threading
 
+import grpc
 import pytest
 from grpc import aio
 
@@ -14,6 +15,7 @@ from batcher.clock import SECOND
 from batcher.http2.sansio.frames import ACK, END_HEADERS, END_STREAM, PREFACE, Frame, frame
 from batcher.http2.sansio.hpack import encode
 from batcher.protocol import inference, load, orca_service
+from batcher.server.listeners import is_call_of_grpcio
 from batcher.testing.messages import output_arrays
 from batcher.testing.server import ServerFailedError, ServerProcess
 
@@ -231,3 +233,17 @@ async def test_clients_of_grpc_lose_nothing_when_a_server_of_theirs_ends(
         await eventually(lambda: len(found) > ended + 20)
         going = False
     assert set(found) == {"hello"}
+
+
+@pytest.mark.parametrize("transport", ["grpcio"])
+async def test_calls_of_grpcio_are_known_by_their_tasks(start, hello, dial):
+    """The server waits for these before it closes connections. Were they named anew, it would cut calls off."""
+    application = await start(hello())
+    watch = (await dial(application.grpc.addresses[0], protocol.LOAD_REPORTS)).Watch(
+        load.WatchLoadRequest(interval=HOUR)
+    )
+    await read(watch)
+    assert any(map(is_call_of_grpcio, asyncio.all_tasks()))
+    await asyncio.gather(application.grpc.stop(WAIT_S), read(watch))
+    assert await watch.code() is grpc.StatusCode.OK
+    assert not any(map(is_call_of_grpcio, asyncio.all_tasks()))

@@ -78,13 +78,21 @@ class Account:
             ) from error
 
     def _verifying(self) -> ssl.SSLContext:
+        """A context that trusts `ca.crt` alone.
+
+        With an empty file, `ssl.create_default_context` would trust the authorities of the system.
+        """
         trusted = self._read("ca.crt")
         if self._context is None or trusted != self._trusted:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            why = "it holds none"
             try:
-                context = ssl.create_default_context(cadata=trusted.decode("ascii", "replace"))
+                context.load_verify_locations(cadata=trusted.decode("ascii", "ignore"))
             except (ssl.SSLError, ValueError) as error:
+                why = describe(error)
+            if not context.cert_store_stats()["x509"]:
                 raise DiscoveryError(
-                    f"{self._folder / 'ca.crt'} must hold certificates (PEM): {describe(error)}"
-                ) from error
+                    f"{self._folder / 'ca.crt'} must hold certificates (PEM): {why}"
+                )
             self._context, self._trusted = context, trusted
         return self._context

@@ -142,7 +142,7 @@ class ApiServer:
             if isinstance(error, TimeoutError):
                 raise
             raise DiscoveryError(
-                f"the API server at {access.base} cannot be asked: {describe(error)}"
+                f"the API server at {access.base} cannot be asked: {_why(error)}"
             ) from None
 
     async def _refusal(
@@ -168,6 +168,13 @@ class ApiServer:
             case 410:
                 return GoneError(f"the API server has forgotten what changed since: {said}")
         return DiscoveryError(f"the API server at {access.base} answers {said}")
+
+
+def _why(error: Exception) -> str:
+    """The same text each time: aiohttp's own names objects by where they are in memory."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection: {error.os_error.strerror or describe(error.os_error)}"
+    return describe(error)
 
 
 async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:

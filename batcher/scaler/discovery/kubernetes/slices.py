@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 from batcher.errors import on_one_line, shown
@@ -32,17 +32,10 @@ class GoneError(DiscoveryError):
 
 
 class _Object(BaseModel):
-    """A part of an object of Kubernetes; fields that are not read are let go."""
+    """A part of an object of Kubernetes. Fields that are not read are let go; an empty list may be null."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, alias_generator=to_camel)
 
-
-def _none_is_empty(value: object) -> object:
-    return () if value is None else tuple(value) if isinstance(value, list) else value
-
-
-_SOME = BeforeValidator(_none_is_empty)
-"""Go's encoder writes an empty list as null."""
 
 _FOREIGN_NAME = Annotated[str, Field(max_length=253)]
 _VERSION = Annotated[str, Field(min_length=1, max_length=128)]
@@ -61,7 +54,7 @@ class _Reference(_Object):
 
 
 class _Endpoint(_Object):
-    addresses: Annotated[tuple[_FOREIGN_NAME, ...], Field(min_length=1, max_length=100)]
+    addresses: Annotated[list[_FOREIGN_NAME], Field(min_length=1, max_length=100)]
     conditions: _Conditions = _Conditions()
     target_ref: _Reference | None = None
 
@@ -79,8 +72,8 @@ class _Metadata(_Object):
 class _Slice(_Object):
     metadata: _Metadata
     address_type: Literal["IPv4", "IPv6", "FQDN"]
-    endpoints: Annotated[tuple[_Endpoint, ...], _SOME, Field(max_length=MAX_REPLICAS)] = ()
-    ports: Annotated[tuple[_Port, ...], _SOME, Field(max_length=100)] = ()
+    endpoints: Annotated[list[_Endpoint], Field(max_length=MAX_REPLICAS)] | None = None
+    ports: Annotated[list[_Port], Field(max_length=100)] | None = None
 
 
 class _ListMetadata(_Object):
@@ -91,7 +84,7 @@ class _ListMetadata(_Object):
 class _List(_Object):
     kind: Literal["EndpointSliceList"]
     metadata: _ListMetadata
-    items: Annotated[tuple[_Slice, ...], _SOME, Field(max_length=MAX_SLICES)] = ()
+    items: Annotated[list[_Slice], Field(max_length=MAX_SLICES)] | None = None
 
 
 class _BookmarkMetadata(_Object):
@@ -149,7 +142,7 @@ class Slices:
             raise DiscoveryError(
                 f"service {shown(self._service)} has more than {MAX_SLICES} EndpointSlices"
             )
-        self._slices = {each.metadata.name: each for each in found.items}
+        self._slices = {each.metadata.name: each for each in found.items or ()}
         self.version = found.metadata.resource_version
 
     def changed(self, line: bytes) -> None:
@@ -204,13 +197,13 @@ class Slices:
         parts = [part for part in self._slices.values() if part.endpoints]
         with_port = [(part, port) for part in parts if (port := self._port_of(part))]
         if parts and not with_port:
-            names = {shown(port.name or "") for part in parts for port in part.ports[:10]}
+            names = {shown(port.name or "") for part in parts for port in (part.ports or ())[:10]}
             raise DiscoveryError(
                 f"service {shown(self._service)} has no port named {self._port!r}; its ports:"
                 f" {', '.join(sorted(names)[:10]) or 'none'}"
             )
         for part, port in sorted(with_port, key=lambda each: _ORDER[each[0].address_type]):
-            for each in part.endpoints:
+            for each in part.endpoints or ():
                 pod = each.target_ref
                 if pod is None or not (pod.uid or pod.name):
                     # Nothing says which of them are the same in two families: those of one are taken.
@@ -226,11 +219,13 @@ class Slices:
         """None where its pods have no such port."""
         if isinstance(self._port, int):
             return self._port
-        return next((each.port for each in part.ports if (each.name or "") == self._port), None)
+        return next(
+            (each.port for each in part.ports or () if (each.name or "") == self._port), None
+        )
 
 
 _ORDER: Final = {"IPv4": 0, "IPv6": 1, "FQDN": 2}
-_HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?", re.ASCII)
+_HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?", re.ASCII)
 
 
 def _address(part: _Slice, address: str, port: int) -> str:
@@ -243,8 +238,9 @@ def _address(part: _Slice, address: str, port: int) -> str:
     except ValueError:
         pass
     else:
-        if _HOST.fullmatch(address):
-            return f"{address}:{port}"
+        host = address.removesuffix(".")
+        if _HOST.fullmatch(host):
+            return f"{host}:{port}"
     raise DiscoveryError(
         f"EndpointSlice {shown(part.metadata.name)} has {shown(address)}, which is no {part.address_type} address"
     )
