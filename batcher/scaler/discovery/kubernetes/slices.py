@@ -54,7 +54,7 @@ class _Reference(_Object):
 
 
 class _Endpoint(_Object):
-    addresses: Annotated[list[_FOREIGN_NAME], Field(min_length=1, max_length=100)]
+    addresses: Annotated[list[_FOREIGN_NAME], Field(min_length=1, max_length=100, fail_fast=True)]
     conditions: _Conditions = _Conditions()
     target_ref: _Reference | None = None
 
@@ -72,8 +72,8 @@ class _Metadata(_Object):
 class _Slice(_Object):
     metadata: _Metadata
     address_type: Literal["IPv4", "IPv6", "FQDN"]
-    endpoints: Annotated[list[_Endpoint], Field(max_length=MAX_REPLICAS)] | None = None
-    ports: Annotated[list[_Port], Field(max_length=100)] | None = None
+    endpoints: Annotated[list[_Endpoint], Field(max_length=MAX_REPLICAS, fail_fast=True)] | None = None
+    ports: Annotated[list[_Port], Field(max_length=100, fail_fast=True)] | None = None
 
 
 class _ListMetadata(_Object):
@@ -84,7 +84,7 @@ class _ListMetadata(_Object):
 class _List(_Object):
     kind: Literal["EndpointSliceList"]
     metadata: _ListMetadata
-    items: Annotated[list[_Slice], Field(max_length=MAX_SLICES)] | None = None
+    items: Annotated[list[_Slice], Field(max_length=MAX_SLICES, fail_fast=True)] | None = None
 
 
 class _BookmarkMetadata(_Object):
