@@ -31,6 +31,7 @@ COMBINED = {
         f"{overlay}+gpu": (f"overlays/{overlay}", "components/gpu")
         for overlay in ("sidecar", "triton")
     },
+    "scaler+monitored": ("scaler", "scaler/pod-monitor"),
     "native-sidecar": ("overlays/sidecar",),
     "keda-external": ("overlays/single", "scaling/keda-external"),
     "keda-to-zero": ("overlays/sidecar", "scaling/keda-external", "scaling/to-zero"),

@@ -72,7 +72,9 @@ class _Metadata(_Object):
 class _Slice(_Object):
     metadata: _Metadata
     address_type: Literal["IPv4", "IPv6", "FQDN"]
-    endpoints: Annotated[list[_Endpoint], Field(max_length=MAX_REPLICAS, fail_fast=True)] | None = None
+    endpoints: Annotated[list[_Endpoint], Field(max_length=MAX_REPLICAS, fail_fast=True)] | None = (
+        None
+    )
     ports: Annotated[list[_Port], Field(max_length=100, fail_fast=True)] | None = None
 
 
