@@ -8,10 +8,16 @@ from batcher.clock import MILLISECOND, SECOND
 from batcher.simulation.engine.service_time import Noise
 from batcher.simulation.engine.simulation import Conditions, generator, simulate
 from batcher.simulation.fleet import (
+    Clients,
     Drain,
+    End,
+    Fault,
+    FaultKind,
     FleetSettings,
     Readiness,
+    Scrape,
     Scripted,
+    Signal,
     Span,
     StartUp,
     requests_at,
@@ -114,3 +120,122 @@ def test_a_run_can_be_pickled(deployment):
     settings = pickle.loads(pickle.dumps(FleetSettings(deployment, "greedy", replicas=2)))
     run = simulate_fleet(settings, at(0, 1, 2))
     assert np.array_equal(pickle.loads(pickle.dumps(run)).settled_ns, run.settled_ns)
+
+
+SHORT = StartUp(Span(20 * MILLISECOND), Span(10 * MILLISECOND), Span(5 * MILLISECOND))
+
+
+def test_a_replica_that_died_is_started_again_and_gets_requests_again(deployment):
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        start_up=SHORT,
+        readiness=Readiness(added_ns=10 * MILLISECOND, lost_ns=3 * MILLISECOND),
+        faults=(Fault(FaultKind.DIE, 0, 12 * MILLISECOND),),
+    )
+    # What it has dies at 12 ms; clients know at 15 ms; it is ready at 27 ms and known at 37 ms.
+    run = simulate_fleet(settings, at(0, 10, 11, 13, 20, 36, 37, 50))
+    assert run.end.tolist() == [
+        End.SERVER,
+        End.LOST,
+        End.LOST,
+        End.UNREACHABLE,
+        End.NO_REPLICA,
+        End.NO_REPLICA,
+        End.SERVER,
+        End.SERVER,
+    ]
+    assert ms(run) == [6, 12, 12, 13, 20, 36, 43, 56]
+    [replica] = run.replicas
+    assert (replica.restarts, replica.lost, replica.ended_ns) == (1, 2, None)
+    assert run.replica_seconds == pytest.approx(0.05)
+
+
+def test_what_died_is_sent_again_and_counts_from_its_first_arrival(deployment):
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        start_up=SHORT,
+        readiness=Readiness(added_ns=0),
+        clients=Clients(wait_ns=SECOND, retries=1, retry_ns=2 * MILLISECOND),
+        faults=(Fault(FaultKind.LEAVE, 0, 5 * MILLISECOND),),
+    )
+    run = simulate_fleet(settings, at(0), until_ns=SECOND)
+    # Another one is ready at 40 ms: it takes 6 ms, and the target is 50 ms.
+    assert (ms(run), run.replica.tolist(), run.again.tolist()) == ([46], [1], [1])
+    assert run.on_time.tolist() == [True]
+    assert [each.ended_ns for each in run.replicas] == [5 * MILLISECOND, None]
+
+
+def test_a_request_waits_for_a_replica_as_long_as_its_client_lets_it(deployment):
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        replicas=0,
+        start_up=SHORT,
+        readiness=Readiness(added_ns=0),
+        clients=Clients(wait_ns=20 * MILLISECOND),
+    )
+    script = Scripted(((10 * MILLISECOND, 1),), sync_ns=10 * MILLISECOND)
+    run = simulate_fleet(settings, at(0, 24, 26, 27), script)
+    # Ready and known at 45 ms, when both that wait are sent at once.
+    assert ms(run) == [20, 44, 52, 52]
+    assert run.end.tolist() == [End.NO_REPLICA, End.NO_REPLICA, End.SERVER, End.SERVER]
+
+
+def test_a_request_that_waits_twice_gets_the_whole_time_twice(deployment):
+    ms_ = MILLISECOND
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        start_up=StartUp(load=Span(30 * ms_)),
+        readiness=Readiness(added_ns=0),
+        clients=Clients(wait_ns=40 * ms_, retries=2, retry_ns=0),
+        faults=(Fault(FaultKind.DIE, 0, 1 * ms_), Fault(FaultKind.DIE, 0, 32 * ms_)),
+    )
+    # It waits from 1 ms to 31 ms, dies at 32 ms, and waits until 62 ms; the first wait would have ended at 41 ms.
+    run = simulate_fleet(settings, at(0), until_ns=SECOND)
+    assert (ms(run), run.again.tolist()) == ([68], [2])
+
+
+def test_a_frozen_replica_answers_no_scrape_and_goes_on_afterwards(deployment):
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        scrape=Scrape(10 * MILLISECOND, 0, 10 * MILLISECOND),
+        faults=(Fault(FaultKind.FREEZE, 0, 15 * MILLISECOND, 35 * MILLISECOND),),
+    )
+    waiting = Signal.QUEUE_REQUESTS
+    script = Scripted((), sync_ns=10 * MILLISECOND, signals=(waiting,))
+    run = simulate_fleet(settings, at(14, 16, 17), script, until_ns=60 * MILLISECOND)
+    assert [step.values.get(waiting) for step in run.steps] == [0, None, None, 0, 0, 0]
+    assert ms(run) == [35, 42, 42]
+
+
+def test_a_hung_replica_goes_on_answering_scrapes(deployment):
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        scrape=Scrape(10 * MILLISECOND, 0, 10 * MILLISECOND),
+        faults=(Fault(FaultKind.HANG, 0, 15 * MILLISECOND, 35 * MILLISECOND),),
+    )
+    waiting, oldest = Signal.QUEUE_REQUESTS, Signal.OLDEST_AGE
+    script = Scripted((), sync_ns=10 * MILLISECOND, signals=(waiting, oldest))
+    run = simulate_fleet(settings, at(14, 16, 17), script, until_ns=50 * MILLISECOND)
+    assert [step.values[waiting] for step in run.steps] == [0, 2, 2, 2, 0]
+    assert [step.values[oldest] for step in run.steps] == [0, 0.006, 0.016, 0.026, 0]
+    assert ms(run) == [40, 47, 47]
+
+
+def test_what_is_not_answered_when_a_drain_ends_is_lost(deployment):
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        drain=Drain(delay_ns=10 * MILLISECOND, timeout_ns=20 * MILLISECOND),
+        faults=(Fault(FaultKind.HANG, 0, 0, SECOND),),
+    )
+    script = Scripted(((10 * MILLISECOND, 0),), sync_ns=10 * MILLISECOND)
+    run = simulate_fleet(settings, at(0, 19, 30), script, until_ns=SECOND)
+    assert run.end.tolist() == [End.LOST, End.LOST, End.NO_REPLICA]
+    assert ms(run) == [40, 40, 30]
+    assert run.replicas[0].ended_ns == 40 * MILLISECOND
