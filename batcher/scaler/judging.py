@@ -106,7 +106,8 @@ class Judge:
             self._ended,
             {key: model.ended for key, model in report.models.items()},
         )
-        if report.pending or any(ended != before.get(key, 0) for key, ended in self._ended.items()):
+        news = any(ended != before.get(key, 0) for key, ended in self._ended.items())
+        if news or report.pending or (report.load or 0.0) > _NO_LOAD:
             self.asked_ns = now_ns
         for key, ended in before.items():
             if self._ended.get(key, ended) < ended:

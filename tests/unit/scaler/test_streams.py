@@ -1,0 +1,86 @@
+import asyncio
+
+import pytest
+
+from batcher.scaler.streams import MAX_STREAMS, Streams
+
+
+class Listener:
+    """One stream, and what it has said."""
+
+    def __init__(self, streams, state):
+        self.state = state
+        self.heard = []
+        self.states = streams.states(lambda: self.state)
+        self.task = asyncio.ensure_future(self._listen())
+
+    async def _listen(self):
+        async for state in self.states:
+            self.heard.append(state)
+
+
+async def settle():
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_the_state_comes_at_once_and_when_it_changes():
+    streams = Streams()
+    listener = Listener(streams, True)
+    await settle()
+    streams.look()
+    await settle()
+    assert listener.heard == [True]
+    listener.state = False
+    streams.look()
+    await settle()
+    assert listener.heard == [True, False]
+    streams.close()
+    await listener.task
+
+
+async def test_what_is_not_known_is_not_said():
+    streams = Streams()
+    listener = Listener(streams, None)
+    await settle()
+    assert listener.heard == []
+    for state in (True, None, True, False):
+        listener.state = state
+        streams.look()
+        await settle()
+    assert listener.heard == [True, False]
+    streams.close()
+    await listener.task
+
+
+async def test_one_stream_too_many_ends_the_oldest():
+    streams = Streams()
+    listeners = []
+    for _ in range(MAX_STREAMS + 1):
+        listeners.append(Listener(streams, True))
+        await asyncio.sleep(0)
+    await settle()
+    assert len(streams) == MAX_STREAMS
+    assert [listener.task.done() for listener in listeners[:2]] == [True, False]
+    assert listeners[-1].heard == [True]
+    streams.close()
+    await asyncio.gather(*(listener.task for listener in listeners))
+
+
+async def test_a_caller_that_leaves_is_forgotten():
+    streams = Streams()
+    listener = Listener(streams, True)
+    await settle()
+    listener.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await listener.task
+    await listener.states.aclose()
+    assert len(streams) == 0
+
+
+async def test_none_begins_after_the_end():
+    streams = Streams()
+    streams.close()
+    listener = Listener(streams, True)
+    await listener.task
+    assert listener.heard == []
