@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,46 @@ def test_one_image_entry_replaces_the_placeholder(on_top, folder):
     )
     images = {each["image"] for each in containers(documents)}
     assert images - {"model:1"} == {IMAGE}
+
+
+def example(page, marker):
+    """The block of YAML of docs/kubernetes.md that has this text, as it is when it is no longer in a list."""
+    blocks = re.findall(r"^( *)```yaml\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
+    (found,) = [textwrap.dedent(text) for _, text in blocks if marker in text]
+    return yaml.safe_load(found)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return (Path(__file__).parents[3] / "docs" / "kubernetes.md").read_text("utf-8")
+
+
+def test_the_kustomization_of_the_page_renders(kustomize, deploy, page, tmp_path):
+    content = example(page, "fleet/kustomization.yaml")
+    for key in ("resources", "components"):
+        content[key] = [
+            os.path.relpath(deploy / path.removeprefix("../deploy/"), tmp_path)
+            for path in content[key]
+        ]
+    digest = "sha256:" + "0" * 64
+    content["images"][0]["digest"] = digest
+    (tmp_path / "config.yaml").write_text("models: [{name: ranker, executor: emulated}]\n")
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    documents = kustomize(tmp_path)
+    assert {each["metadata"]["namespace"] for each in documents} == {"ml"}
+    assert {each["image"] for each in containers(documents)} == {
+        f"registry.example.com/batcher@{digest}"
+    }
+    kinds = {each["kind"] for each in documents}
+    assert {"Deployment", "ScaledObject", "PodDisruptionBudget", "NetworkPolicy"} <= kinds
+
+
+def test_the_page_scales_the_deployment_that_kserve_makes(on_top, deploy, page, tmp_path):
+    component = os.path.relpath(deploy / "scaling" / "keda-external", tmp_path)
+    patches = example(page, "ranker-predictor")["patches"]
+    documents = on_top("overlays/kserve", namespace="ml", components=[component], patches=patches)
+    (scaled,) = [each for each in documents if each["kind"] == "ScaledObject"]
+    assert scaled["spec"]["scaleTargetRef"]["name"] == "ranker-predictor"
 
 
 def config_map(documents):
