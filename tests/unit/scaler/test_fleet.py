@@ -1,0 +1,300 @@
+import asyncio
+import contextlib
+
+import pytest
+
+from batcher.clock import SECOND
+from batcher.scaler.channels import Channels
+from batcher.scaler.config import parse_scaler_config
+from batcher.scaler.discovery import STALE_NS, Endpoint, Found
+from batcher.scaler.fleet import Fleet
+from batcher.scaler.metrics import METRICS
+from batcher.scaler.replica import PollResult, State
+from batcher.testing.replica import FakeReplica
+
+LOAD = METRICS["desired_ratio"]
+CONFIG = """
+fleets:
+  - name: ranker
+    replicas: {static: ["127.0.0.1:1"]}
+    poll: {interval: 1h}
+    idle_after: 300s
+    wake_for: 120s
+"""
+
+
+class Listing:
+    """A discovery that finds what a test says."""
+
+    def __init__(self, now):
+        self._now = now
+        self.raised = None
+        self._update = None
+        self.running = asyncio.Event()
+
+    async def run(self, update):
+        self._update = update
+        self.running.set()
+        if self.raised is not None:
+            raise self.raised
+        await asyncio.Event().wait()
+
+    def finds(self, *endpoints):
+        found = tuple(
+            each if isinstance(each, Endpoint) else Endpoint(each.address) for each in endpoints
+        )
+        self._update(Found(found, ok=True, at_ns=self._now()))
+
+    def fails(self, error="SERVFAIL"):
+        self._update(Found((), ok=False, error=error, at_ns=self._now()))
+
+
+class Scene:
+    """A fleet whose replicas are asked when a test says so."""
+
+    def __init__(self, now):
+        (config,) = parse_scaler_config(CONFIG).fleets
+        self.now = now
+        self.listing = Listing(now)
+        # An hour passes between polls: in this scene, replicas are heard instead.
+        self.fleet = Fleet(config, self.listing, Channels(config), now)
+        self.fleet._fresh_ns = 4 * SECOND
+
+    def after(self, seconds):
+        self.now.s += seconds
+
+    def hear(self, *speakers):
+        said = {speaker.address: speaker for speaker in speakers}
+        for replica in self.fleet.replicas:
+            if replica.endpoint.address in said:
+                report = said[replica.endpoint.address].report()
+                replica.answered(report.SerializeToString(), self.now())
+        self.after(0.2)
+
+    def fail(self, result=PollResult.TIMEOUT):
+        for replica in self.fleet.replicas:
+            replica.failed(result, result)
+        self.after(0.2)
+
+    @property
+    def active(self):
+        return self.fleet.activity().active
+
+    @property
+    def load(self):
+        found = self.fleet.value(LOAD, "").estimate
+        return None if found is None else pytest.approx(found.value)
+
+
+@pytest.fixture
+async def scene(now):
+    """A fleet that lists and polls."""
+    scene = Scene(now)
+    task = asyncio.ensure_future(scene.fleet.run())
+    await scene.listing.running.wait()
+    yield scene
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture
+def two():
+    """Two replicas that are asked something."""
+    return FakeReplica("10.0.0.1:8001", ratio=0.5), FakeReplica("10.0.0.2:8001", ratio=0.7)
+
+
+async def test_before_the_first_list_nothing_is_known(scene):
+    assert scene.active is None
+    assert scene.load is None
+    assert not scene.fleet.has_looked
+
+
+async def test_a_fleet_at_zero_is_idle(scene):
+    scene.listing.finds()
+    assert scene.active is False
+    assert scene.load == 0
+    assert scene.fleet.has_looked
+
+
+async def test_a_fleet_at_zero_is_woken_for_a_while(scene):
+    scene.listing.finds()
+    scene.fleet.wake()
+    assert scene.active is True
+    assert scene.load == 0, "an error here would keep KEDA from starting it"
+    scene.after(119)
+    scene.listing.finds()
+    assert scene.active is True
+    scene.after(1)
+    assert scene.active is False
+
+
+async def test_many_wakes_last_as_long_as_one(scene):
+    scene.listing.finds()
+    for _ in range(1000):
+        scene.fleet.wake()
+    scene.after(120)
+    scene.listing.finds()
+    assert scene.active is False
+
+
+async def test_after_a_start_nothing_is_idle_before_all_were_asked(scene, two):
+    scene.after(10_000)
+    scene.listing.finds(*two)
+    assert scene.active is True
+    assert scene.load is None
+    idle = FakeReplica(two[0].address)
+    scene.hear(idle)
+    scene.after(301)
+    scene.hear(idle)
+    assert scene.active is True, "the other one was not asked yet"
+
+
+async def test_a_fleet_gets_idle_when_nothing_is_asked_of_it(scene):
+    idle = FakeReplica("10.0.0.1:8001")
+    scene.listing.finds(idle)
+    scene.hear(idle)
+    for _ in range(10):
+        scene.after(25)
+        scene.listing.finds(idle)
+        scene.hear(idle)
+    assert scene.active is True
+    for _ in range(3):
+        scene.after(25)
+        scene.listing.finds(idle)
+        scene.hear(idle)
+    assert scene.active is False
+    idle.ended += 1
+    scene.hear(idle)
+    assert scene.active is True
+
+
+async def test_loads_come_from_the_last_reports(scene, two):
+    scene.listing.finds(*two)
+    scene.hear(*two)
+    assert scene.load == 1.2
+    scene.after(10)
+    scene.hear(two[0])
+    assert scene.fleet.states() == {State.KNOWN: 1, State.KEPT: 1}
+    assert scene.load == 1.2
+    scene.after(25)
+    scene.hear(two[0])
+    assert scene.load == 1.0, "the mean of those that are known"
+
+
+async def test_a_replica_that_is_listed_no_more_counts_no_more(scene, two):
+    scene.listing.finds(*two)
+    scene.hear(*two)
+    scene.listing.finds(two[1])
+    assert scene.load == 0.7
+
+
+async def test_a_fleet_that_gets_out_of_sight_is_not_at_zero(scene, two):
+    scene.listing.finds(*two)
+    scene.hear(*two)
+    scene.listing.finds()
+    assert scene.active is True
+    assert scene.load is None, "a value of 0 would have the HPA shrink it"
+    scene.after(301)
+    scene.listing.finds()
+    assert scene.active is False
+    assert scene.load == 0
+
+
+async def test_replicas_that_all_fail_keep_the_size(scene, two):
+    scene.listing.finds(*two)
+    scene.hear(*two)
+    for _ in range(40):
+        scene.after(25)
+        scene.listing.finds(*two)
+        scene.fail()
+        assert scene.active is True
+    assert scene.load is None
+    assert "timeout" in scene.fleet.value(LOAD, "").reason
+
+
+async def test_a_replica_that_starts_after_a_wake_has_no_load_yet(scene):
+    scene.listing.finds()
+    scene.fleet.wake()
+    scene.listing.finds(Endpoint("10.0.0.1:8001", ready=False, name="ranker-0"))
+    scene.fail(PollResult.UNREACHABLE)
+    assert scene.load == 0
+    assert scene.active is True
+    scene.after(200)
+    assert scene.active is True, "the wake has ended, and it is not known how busy it is"
+
+
+async def test_replicas_that_all_get_unready_are_not_idle(scene, two):
+    scene.listing.finds(*two)
+    scene.hear(*two)
+    scene.after(60)
+    scene.listing.finds(*(Endpoint(each.address, ready=False) for each in two))
+    scene.fail(PollResult.UNREACHABLE)
+    assert scene.active is True
+    assert scene.load is None
+
+
+async def test_a_list_that_fails_leaves_replicas_as_they_were(scene, two):
+    scene.listing.finds(*two)
+    scene.hear(*two)
+    for _ in range(100):
+        scene.after(10)
+        scene.listing.fails()
+        scene.hear(*two)
+        assert scene.load == 1.2
+    for each in two:
+        each.ratio = 0.0
+    for _ in range(100):
+        scene.after(10)
+        scene.listing.fails()
+        scene.hear(*two)
+    assert scene.active is True, "there may be others by now"
+
+
+async def test_a_list_that_fails_starts_no_fleet_that_is_at_zero(scene):
+    scene.listing.finds()
+    scene.listing.fails()
+    assert scene.active is None
+    assert scene.load is None
+    assert "SERVFAIL" in scene.fleet.activity().reason
+
+
+async def test_a_list_of_which_nothing_is_heard_has_failed(scene):
+    idle = FakeReplica("10.0.0.1:8001")
+    scene.listing.finds(idle)
+    scene.hear(idle)
+    scene.after(STALE_NS / 1e9 + 300)
+    scene.hear(idle)
+    assert scene.active is True
+    scene.listing.finds(idle)
+    assert scene.active is False
+
+
+async def test_one_replica_at_two_addresses_counts_once(scene):
+    one = FakeReplica("10.0.0.1:8001", ratio=0.6)
+    scene.listing.finds(one, Endpoint("[fd00::1]:8001"))
+    for replica in scene.fleet.replicas:
+        replica.answered(one.report().SerializeToString(), scene.now())
+    assert scene.load == 0.6
+
+
+async def test_a_replica_cannot_hide_another_by_its_start_id(scene, two):
+    liar, honest = two
+    liar.ratio, liar.start_id = 0.0, honest.start_id
+    scene.listing.finds(*two)
+    scene.hear(*two)
+    assert scene.load == 0.7
+
+
+async def test_a_discovery_that_raises_is_a_list_that_fails(now):
+    scene = Scene(now)
+    scene.listing.raised = RuntimeError("a defect")
+    failed = asyncio.Event()
+    scene.fleet.changed = failed.set
+    task = asyncio.ensure_future(scene.fleet.run())
+    await failed.wait()
+    assert not scene.fleet.found.ok
+    assert "a defect" in scene.fleet.found.error
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
