@@ -18,7 +18,7 @@ OPENVINO := $(if $(wildcard plugins/openvino),--editable 'plugins/openvino[openv
 RUNTIMES := $(wildcard plugins/torch/tests plugins/openvino/tests tests/runtimes)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts drift conformance neighbors kills runtimes lowest bench clean
+.PHONY: help demo test check format lint types contracts drift conformance neighbors kills image runtimes lowest bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ demo: $(VENV)/.runtime ## run the sidecar on a sentence-embedding model and send
 	$(BIN)/python examples/minilm/demo.py $(FILE)
 
 test: $(VENV)/.test ## run the tests
-	$(BIN)/python -m pytest -m "not conformance and not neighbors and not kills"
+	$(BIN)/python -m pytest -m "not conformance and not neighbors and not kills and not image"
 
 conformance: $(VENV)/.test ## run other clients, libraries and proxies against this one (.ci/packages installs the proxies)
 	$(BIN)/python -m pytest -m conformance tests/conformance
@@ -54,6 +54,9 @@ neighbors: $(VENV)/.test ## put this server in front of other model servers, eac
 
 kills: $(VENV)/.test ## kill, stop and crash child processes under load, in rounds
 	$(BIN)/python -m pytest -m kills tests/integration/kills
+
+image: $(VENV)/.test ## build the container images in an empty root and run them in it (root; .ci/packages installs what it takes)
+	$(BIN)/python -m pytest -m image tests/image
 
 runtimes: .venv-runtimes/.ready ## run the suites that need PyTorch or OpenVINO, in an environment with both
 	.venv-runtimes/bin/python -m pytest -q -p no:cacheprovider $(RUNTIMES)
@@ -66,13 +69,14 @@ runtimes: .venv-runtimes/.ready ## run the suites that need PyTorch or OpenVINO,
 		--editable 'plugins/torch[torch,safetensors]' $(OPENVINO) --group test --group runtimes
 	@touch $@
 
-check: format lint types contracts drift test conformance neighbors kills runtimes lowest ## all that CI runs
+check: format lint types contracts drift test conformance neighbors kills image runtimes lowest ## all that CI runs
 
 format: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
+	$(BIN)/hadolint --failure-threshold style deploy/image/Dockerfile
 
 types: $(VENV)/.lint
 	$(BIN)/mypy
