@@ -181,6 +181,12 @@ async def scaled(monkeypatch):
 
 
 @pytest.fixture
+def keda_on():
+    """A function from a channel, and metadata of a trigger, to a client."""
+    return Keda
+
+
+@pytest.fixture
 async def keda_of():
     """A function from a scaler, and metadata of a trigger, to a client."""
     async with AsyncExitStack() as stack:
