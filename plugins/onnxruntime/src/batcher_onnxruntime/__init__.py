@@ -9,6 +9,12 @@ module: `[cpu]` installs `onnxruntime`, `[gpu]` installs `onnxruntime-gpu`.
 
 from __future__ import annotations
 
+import os
+
+# Newer wheels of onnxruntime send statistics of its use to its makers over the network, on Linux as well,
+# and keep an identifier of the machine in the home folder. This is read once, when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 try:
     import onnxruntime as _onnxruntime
 except ImportError as error:
