@@ -1,5 +1,6 @@
 """Every kustomization below `deploy/`, rendered by a real kustomize: what a cluster would be given."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -32,14 +33,13 @@ COMBINED = {
         for overlay in ("sidecar", "triton")
     },
     "scaler+monitored": ("scaler", "scaler/pod-monitor"),
-    "native-sidecar": ("overlays/sidecar",),
     "keda-external": ("overlays/single", "scaling/keda-external"),
     "keda-to-zero": ("overlays/sidecar", "scaling/keda-external", "scaling/to-zero"),
     "keda-prometheus": ("overlays/single", "components/pod-monitor", "scaling/keda-prometheus"),
     "hpa": ("overlays/single", "components/pod-monitor", "scaling/hpa"),
     "hpa-cpu": ("overlays/single", "scaling/hpa-cpu"),
 }
-"""Name -> an overlay and the components on top of it, which render with something else only."""
+"""Name -> a kustomization and components on top of it, which render with something else only."""
 
 
 def kustomizations():
@@ -161,18 +161,38 @@ def kustomize():
 
 
 @pytest.fixture(scope="session")
-def rendered(request, kustomize, tmp_path_factory):
+def render(kustomize, tmp_path_factory):
+    """A function from a name to its rendering, each made once."""
+
+    @functools.cache
+    def make(name):
+        if name not in COMBINED:
+            return Rendered(name, kustomize(DEPLOY / name))
+        folder = tmp_path_factory.mktemp("kustomization")
+        whole, *components = (os.path.relpath(DEPLOY / each, folder) for each in COMBINED[name])
+        content = {"namespace": "ml", "resources": [whole], "components": components}
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+        return Rendered(name, kustomize(folder))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rendered(request, render):
     """One of all renderings."""
-    name = request.param
-    if name not in COMBINED:
-        return Rendered(name, kustomize(DEPLOY / name))
-    folder = tmp_path_factory.mktemp("kustomization")
-    overlay, *components = (os.path.relpath(DEPLOY / each, folder) for each in COMBINED[name])
-    content = {"namespace": "ml", "resources": [overlay], "components": components}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    return Rendered(name, kustomize(folder))
+    return render(request.param)
+
+
+@pytest.fixture(scope="session")
+def all_rendered(render):
+    return [render(name) for name in names()]
 
 
 @pytest.fixture(scope="session")
 def deploy():
     return DEPLOY
+
+
+@pytest.fixture(scope="session")
+def combined():
+    return COMBINED
