@@ -21,6 +21,17 @@ MAX_REPLICAS = 2**31 - 1
 """Sizes are 32-bit integers: what is larger counts as this."""
 
 
+def _target(value: float) -> None:
+    """Refuses a target that is no whole thousandth, as the API server does: a quotient by it says nothing.
+
+    Raises:
+        ValueError: it is below 0.001, or no number.
+    """
+    if not (math.isfinite(value) and value * MILLI >= 1):
+        message = f"a target must be at least 0.001, got {value}"
+        raise ValueError(message)
+
+
 class Unavailable(Exception):
     """A metric could not be had; the message says why."""
 
@@ -36,6 +47,9 @@ class PodsAverage:
     values: Mapping[str, Measured] | None
     cpu: bool = False
 
+    def __post_init__(self) -> None:
+        _target(self.target)
+
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
@@ -45,6 +59,11 @@ class Utilization:
     values: Mapping[str, Measured] | None
     cpu: bool = True
 
+    def __post_init__(self) -> None:
+        if self.target_percent < 1:
+            message = f"a target must be at least 1 %, got {self.target_percent}"
+            raise ValueError(message)
+
 
 @dataclass(frozen=True, slots=True)
 class ExternalValue:
@@ -53,6 +72,9 @@ class ExternalValue:
     target: float
     value: float | None
 
+    def __post_init__(self) -> None:
+        _target(self.target)
+
 
 @dataclass(frozen=True, slots=True)
 class ExternalAverage:
@@ -60,6 +82,9 @@ class ExternalAverage:
 
     target: float
     value: float | None
+
+    def __post_init__(self) -> None:
+        _target(self.target)
 
 
 _Ratio = Callable[[Mapping[str, int]], float]

@@ -274,3 +274,18 @@ def test_each_direction_has_a_tolerance_of_its_own(value, wanted):
     assert (
         ask(PodsAverage(1.0, values(value, value, value)), running(3), settings=settings) == wanted
     )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ExternalAverage(0.0, 1.0),
+        lambda: ExternalAverage(0.0009, 1.0),
+        lambda: ExternalValue(-1.0, 1.0),
+        lambda: PodsAverage(math.nan, {}),
+        lambda: Utilization(0, {}),
+    ],
+)
+def test_targets_that_divide_by_nothing_are_refused(make):
+    with pytest.raises(ValueError, match="a target must be at least"):
+        make()
