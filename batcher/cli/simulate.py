@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from batcher.cli import autoscale_options as fleet_options
 from batcher.cli.configuration import ConfigPath
 from batcher.cli.exits import reported
 from batcher.cli.repository import with_repository
@@ -23,7 +24,7 @@ from batcher.cli.simulation_options import (
 if TYPE_CHECKING:
     from batcher.simulation.compare.experiment import Cell, Experiment
 
-EPILOG = """
+_EPILOG = """
 Arrivals, with RATE in requests a second (what follows the first colon may be left out):
 
 - `poisson:RATE`: independent requests.
@@ -35,6 +36,8 @@ Arrivals, with RATE in requests a second (what follows the first colon may be le
 
 - `closed:CALLERS:THINK`: so many callers; each waits for its answer, then for THINK, and asks again.
 
+- `day:PEAK:LENGTH`: a synthetic day with a slow wave, bursts and one step; PEAK is the rate at noon.
+
 - a file: arrival times in seconds, one a line, or a CSV with a timestamp column.
 
 Policies: `configured`, those of the configuration file (`adaptive`, `fixed`, `fixed:2ms`, `none`),
@@ -44,6 +47,7 @@ Policies: `configured`, those of the configuration file (`adaptive`, `fixed`, `f
 TIME is a number with a unit: `50us`, `1.5ms`, `2s`. MIX is one value, or values with shares:
 `--rows 1=8,4=2` makes one request in five 4 rows long.
 
+{fleet}
 Exit codes: 0 when it ran; 2 when the configuration, an option or a file is wrong.
 
 Examples:
@@ -59,7 +63,11 @@ Examples:
 
 - `batcher profile config.yaml -o profile.json`, then `batcher simulate config.yaml --profile
   profile.json --arrivals poisson:200`: with service times measured on the real executor.
+
+- `batcher simulate config.yaml --autoscale --arrivals trace.csv --multiply 8 --replicas 1-30
+  --plot fronts.png`: which signal to scale a fleet on.
 """
+EPILOG = _EPILOG.replace("{fleet}", fleet_options.EPILOG)
 
 _ARRIVALS = "Arrivals"
 _TIMES = "Service times and other times"
@@ -67,6 +75,7 @@ _LOADS = "Scale the arrivals to this share of the capacity; several as `0.5,0.8,
 
 
 def simulate(
+    context: typer.Context,
     config: ConfigPath,
     *,
     arrivals: Annotated[
@@ -266,6 +275,24 @@ def simulate(
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line, for each policy and rate.")
     ] = False,
+    autoscale: fleet_options.Autoscale = False,
+    signal: fleet_options.Signals = None,
+    set_points: fleet_options.SetPoints = None,
+    replicas: fleet_options.Replicas = "1-30",
+    start: fleet_options.Start = None,
+    start_up: fleet_options.StartUpTime = "40s:0.3",
+    balancer: fleet_options.Balancer = "round_robin",
+    hpa_sync: fleet_options.Sync = "15s",
+    tolerance: fleet_options.Tolerance = "0.1",
+    scale_up: fleet_options.ScaleUp = "0s,4/15s,100%/15s",
+    scale_down: fleet_options.ScaleDown = "300s,100%/15s",
+    keda: fleet_options.KedaTimes = None,
+    scrape: fleet_options.ScrapeTimes = "1s:500ms",
+    rate_window: fleet_options.RateWindow = "30s",
+    average: fleet_options.Average = None,
+    multiply: fleet_options.Multiply = 1,
+    cpu_share: fleet_options.CpuShare = 0.0,
+    wait: fleet_options.Wait = None,
 ) -> None:
     """Predict what a configuration does, by running the server's scheduler in virtual time.
 
@@ -308,6 +335,31 @@ def simulate(
                 cold=cold,
             ),
         )
+        fleet = fleet_options.AutoscaleOptions(
+            signal or [],
+            set_points or [],
+            replicas,
+            start,
+            start_up,
+            balancer,
+            hpa_sync,
+            tolerance,
+            scale_up,
+            scale_down,
+            keda,
+            scrape,
+            rate_window,
+            average,
+            multiply,
+            cpu_share,
+            wait,
+        )
+        if autoscale:
+            from batcher.cli.autoscale import run, sweep_of
+
+            run(sweep_of(experiment, fleet), arrivals, json=json, plot=plot)
+            return
+        fleet_options.refuse_without_autoscale(context)
         _run(experiment, arrivals, optimum=optimum, json=json, plot=plot)
 
 

@@ -27,6 +27,7 @@ from batcher.simulation.traffic.arrivals import (
     Times,
     arrival_times,
 )
+from batcher.simulation.traffic.day import Day
 from batcher.simulation.traffic.workload import Traffic, Workload
 
 DEFAULT_REQUESTS: Final = 30_000
@@ -114,6 +115,9 @@ class Experiment:
             return self.requests
         if isinstance(arrivals, Recorded):
             return len(arrivals.recorded_s)
+        if isinstance(arrivals, Day) and self.duration_ns is None:
+            day = arrivals if rate is None else arrivals.at_rate(rate)
+            return self._checked(day.most_requests())
         if self.duration_ns is None:
             return DEFAULT_REQUESTS
         if isinstance(arrivals, Closed):

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_POINTS: Final = 1000
-_COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+COLORS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 """Colors that people with any color vision tell apart (Okabe and Ito, 2008)."""
 LEFT_OUT: Final = "without what the server itself, its callers and the network take for a request"
 """Said on plots of rates: no real server reaches them."""
-_MARKERS: Final = "osv^DPX"
+MARKERS: Final = "osv^DPX"
+"""One for each color, for print in black and white."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def draw(cells: Sequence[Plotted], target_ms: float | None, title: str, path: Pa
     several = len(cells) > len(policies) and len(loads) > 1
     styles = {
         policy: {"color": color, "marker": marker}
-        for policy, color, marker in zip(policies, cycle(_COLORS), cycle(_MARKERS), strict=False)
+        for policy, color, marker in zip(policies, cycle(COLORS), cycle(MARKERS), strict=False)
     }
     figure: Figure = Figure(figsize=(15 if several else 7, 4.6), layout="constrained", dpi=120)
     panels = figure.subplots(1, 3 if several else 1, squeeze=False)[0]
@@ -98,7 +99,7 @@ def draw(cells: Sequence[Plotted], target_ms: float | None, title: str, path: Pa
     for panel in panels:
         panel.grid(visible=True, alpha=0.25)
         panel.legend(fontsize="small", frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_rates(
@@ -121,7 +122,7 @@ def draw_rates(
     latency, shares = figure.subplots(1, 2)
     figure.suptitle(f"{title}\n{LEFT_OUT}", fontsize="medium")
     rates = [each.rate for each in summaries]
-    for quantile, color, marker in (("p99", _COLORS[1], "o"), ("p50", _COLORS[0], "s")):
+    for quantile, color, marker in (("p99", COLORS[1], "o"), ("p50", COLORS[0], "s")):
         ms = [getattr(each.counts, f"{quantile}_ms") or np.nan for each in summaries]
         latency.plot(rates, ms, label=quantile, color=color, marker=marker, ms=4)
     target_ms = target_ns / MILLISECOND
@@ -133,9 +134,9 @@ def draw_rates(
     latency.set_ylabel("latency, ms")
     latency.set_title("latency of what is answered", fontsize="medium")
     for label, color, marker, count in (
-        ("in time", _COLORS[2], "o", "on_time"),
-        ("late", _COLORS[5], "s", "late"),
-        ("not answered", _COLORS[1], "v", "dropped"),
+        ("in time", COLORS[2], "o", "on_time"),
+        ("late", COLORS[5], "s", "late"),
+        ("not answered", COLORS[1], "v", "dropped"),
     ):
         part = [100 * getattr(each.counts, count) / each.counts.requests for each in summaries]
         shares.plot(rates, part, label=label, color=color, marker=marker, ms=4)
@@ -143,19 +144,20 @@ def draw_rates(
     shares.set_ylabel("share of requests, %")
     shares.set_title("what becomes of requests", fontsize="medium")
     for panel in (latency, shares):
-        panel.axvline(rate, color=_COLORS[6], linestyle=":", linewidth=1.2, label="rate")
+        panel.axvline(rate, color=COLORS[6], linestyle=":", linewidth=1.2, label="rate")
         if headroom:
             more = rate * (1 + headroom)
             label = f"rate plus {headroom:.0%}"
-            panel.axvline(more, color=_COLORS[3], linestyle=":", linewidth=1.2, label=label)
+            panel.axvline(more, color=COLORS[3], linestyle=":", linewidth=1.2, label=label)
         panel.set_xlim(left=0)
         panel.set_xlabel("offered, requests/s")
         panel.grid(visible=True, alpha=0.25)
         panel.legend(fontsize="small", frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure. Raises `InputError` when the file cannot be written."""
     try:
         figure.savefig(path)
     except OSError as error:

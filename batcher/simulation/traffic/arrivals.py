@@ -1,7 +1,7 @@
 """When requests arrive: stochastic processes, closed-loop callers, and how both are written.
 
-`poisson:RATE`, `gamma:RATE:CV`, `mmpp:RATE:RATIO:SHARE:CYCLE` and `closed:CALLERS:THINK` are what
-`parse_process` reads. Everything is drawn from a numpy generator that the caller
+`poisson:RATE`, `gamma:RATE:CV`, `mmpp:RATE:RATIO:SHARE:CYCLE`, `day:PEAK:LENGTH` and `closed:CALLERS:THINK` are
+what `parse_process` reads. Everything is drawn from a numpy generator that the caller
 seeds, so equal seeds give equal arrivals.
 """
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from batcher.clock import SECOND
 from batcher.config import parse_duration
 from batcher.errors import InputError
+from batcher.simulation.traffic.day import STANDARD_S, Day
 
 Times: TypeAlias = NDArray[np.int64]
 Seconds: TypeAlias = NDArray[np.floating[Any]]
@@ -156,6 +157,7 @@ _SPELLINGS = {
     "poisson": "poisson:RATE",
     "gamma": "gamma:RATE:CV",
     "mmpp": "mmpp:RATE:RATIO:SHARE:CYCLE",
+    "day": "day:PEAK:LENGTH",
     "closed": "closed:CALLERS:THINK",
 }
 
@@ -166,7 +168,7 @@ def is_process(text: str) -> bool:
 
 
 def parse_process(text: str) -> Process | Closed:
-    """Read `poisson:800`, `gamma:800:3`, `mmpp:800:5:0.2:1s` or `closed:16:0ms`.
+    """Read `poisson:800`, `gamma:800:3`, `mmpp:800:5:0.2:1s`, `day:800:2h` or `closed:16:0ms`.
 
     Parameters after the first may be left out; so may the rate of an open loop where `--rate` or
     `--load` gives it. Raises `InputError`.
@@ -187,7 +189,12 @@ def _process(name: str, given: dict[int, str]) -> Process | Closed:
     if name == "closed":
         callers = int(_number(given.get(0, ""), "CALLERS", at_least=1, whole=True))
         return Closed(callers, parse_duration(given.get(1, "0")))
-    rate = _number(given[0], "RATE", above=0) if given.get(0) else 0.0
+    rate = _number(given[0], "PEAK" if name == "day" else "RATE", above=0) if given.get(0) else 0.0
+    if name == "day":
+        length_ns = parse_duration(given[1]) if 1 in given else round(STANDARD_S * SECOND)
+        if not length_ns:
+            raise ValueError("LENGTH must be longer than 0")
+        return Day(rate, length_ns / SECOND)
     if name == "poisson":
         return Poisson(rate)
     if name == "gamma":

@@ -152,7 +152,7 @@ def test_what_was_taken_away_within_the_period_may_come_back():
 def test_a_change_by_others_is_no_change_of_the_policies():
     run = Run(2, scale_up=rules(0, (PODS, 2, 60)))
     assert run.at(0, 100) == 4
-    run.current = 10  # somebody scaled the workload
+    run.current = 10  # a person scaled the workload
     assert run.at(15, 100) == 10  # 10 - 2 + 2: what it added itself within the period still counts
 
 
