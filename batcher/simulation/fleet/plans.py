@@ -9,18 +9,18 @@ from batcher.core.times import NEVER_NS
 
 
 class Plans:
-    """Calls functions at their moments; of one moment in the order in which they were planned."""
+    """Calls functions at their moments; of one moment by rank, then in the order in which they were planned."""
 
     __slots__ = ("_count", "_heap")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Callable[[int], None]]] = []
+        self._heap: list[tuple[int, int, int, Callable[[int], None]]] = []
         self._count = 0
 
-    def add(self, at_ns: int, what: Callable[[int], None]) -> None:
+    def add(self, at_ns: int, what: Callable[[int], None], rank: int = 0) -> None:
         """Have `what` called at `at_ns`, with that moment."""
         self._count += 1
-        heapq.heappush(self._heap, (at_ns, self._count, what))
+        heapq.heappush(self._heap, (at_ns, rank, self._count, what))
 
     @property
     def next_ns(self) -> int:
@@ -34,5 +34,5 @@ class Plans:
 
     def carry_out(self) -> None:
         """Call the next one."""
-        at_ns, _, what = heapq.heappop(self._heap)
+        at_ns, _, _, what = heapq.heappop(self._heap)
         what(at_ns)

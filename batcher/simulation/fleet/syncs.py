@@ -73,7 +73,8 @@ class Syncs:
     def _plan_sync(self, now_ns: int) -> None:
         next_ns = now_ns + self._controller.sync_ns
         if next_ns <= self._until_ns:
-            self._plans.add(next_ns, self._sync)
+            # After what is read at the same moment.
+            self._plans.add(next_ns, self._sync, rank=1)
 
     def _sync(self, now_ns: int) -> None:
         replicas, read_ns = self._replicas, self._read_ns(now_ns)

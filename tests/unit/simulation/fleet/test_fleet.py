@@ -239,3 +239,19 @@ def test_what_is_not_answered_when_a_drain_ends_is_lost(deployment):
     assert run.end.tolist() == [End.LOST, End.LOST, End.NO_REPLICA]
     assert ms(run) == [40, 40, 30]
     assert run.replicas[0].ended_ns == 40 * MILLISECOND
+
+
+def test_a_controller_gets_what_is_read_at_its_moment_and_not_what_is_read_later(deployment):
+    waiting, duty = Signal.QUEUE_REQUESTS, Signal.DUTY_CYCLE
+    load = at(19, 19.5)
+    # The rates of the sync at 40 ms take a reading at 0.
+    for delay_ms, expected in ((0, [0, 1, 0, 0]), (1, [0, 1, 0]), (11, [0, 1])):
+        settings = FleetSettings(
+            deployment,
+            "greedy",
+            scrape=Scrape(10 * MILLISECOND, delay_ms * MILLISECOND, 40 * MILLISECOND),
+        )
+        script = Scripted((), sync_ns=10 * MILLISECOND, signals=(waiting, duty))
+        run = simulate_fleet(settings, load, script, until_ns=40 * MILLISECOND)
+        values = [step.values.get(waiting) for step in run.steps]
+        assert values[len(values) - len(expected) :] == expected
