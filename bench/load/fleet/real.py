@@ -1,0 +1,134 @@
+"""The fleet for real: servers as processes, gRPC's client before them, and the autoscaler that starts and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clients import Record
+from fleet.callers import Callers
+from fleet.dns import NameServer
+from fleet.replicas import Fleet, Replica
+from fleet.scene import Autoscaler, Scene, config, load_of, pods_of
+from poisson import drive
+
+from batcher.clock import SECOND
+from batcher.simulation.fleet import ReplicaView, Sample, Signal
+
+
+@dataclass(frozen=True, slots=True)
+class RealStep:
+    """One sync of the autoscaler; the moment is from the start of the load."""
+
+    at_ns: int
+    desired: int
+    ready: int
+    starting: int
+    draining: int
+    load: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RealRun:
+    """What became of the requests and of the replicas; moments are from the start of the load."""
+
+    due_ns: list[int]
+    record: Record
+    steps: list[RealStep]
+    replicas: list[dict[str, Any]]
+    problems: list[str]
+
+
+Event = tuple[float, Callable[[Fleet], Awaitable[None] | None]]
+"""Seconds from the start of the load, and what befalls the fleet then."""
+
+
+async def play(
+    scene: Scene, folder: Path, *, channels: int = 1, events: tuple[Event, ...] = ()
+) -> RealRun:
+    """Play the scene, and end every server."""
+    names = NameServer()
+    await names.start()
+    fleet = Fleet(folder, config(), names)
+    record, due_ns = Record(), scene.due_ns()
+    steps: list[RealStep] = []
+    callers = Callers(record)
+    try:
+        await fleet.begin(scene.replicas)
+        await callers.open(fleet.target, channels)
+        tasks = [asyncio.create_task(control(scene, fleet, names, steps, record))]
+        tasks += [asyncio.create_task(_befall(fleet, record, event)) for event in events]
+        await drive(callers, due_ns, record)
+        left_s = (record.began_ns + scene.until_ns - time.monotonic_ns()) / SECOND
+        await asyncio.sleep(max(0.0, left_s))
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
+    finally:
+        await callers.finish()
+        await fleet.end()
+        names.close()
+    replicas = [_told(replica, record.began_ns) for replica in fleet.all]
+    return RealRun(due_ns, record, steps, replicas, fleet.problems)
+
+
+async def control(
+    scene: Scene, fleet: Fleet, names: NameServer, steps: list[RealStep], record: Record
+) -> None:
+    """Have the autoscaler decide at its period, and carry out what it decides."""
+    autoscaler, desired = Autoscaler(scene), scene.replicas
+    next_ns = time.monotonic_ns()
+    while True:
+        next_ns += autoscaler.sync_ns
+        await asyncio.sleep(max(0.0, (next_ns - time.monotonic_ns()) / SECOND))
+        fleet.first_told(names.told_ns.get)
+        views = await seen(fleet)
+        now_ns, load = time.monotonic_ns(), load_of(views)
+        decision = autoscaler.decide(now_ns, desired, pods_of(views), load)
+        desired = decision.desired
+        ready = sum(each.ready_ns is not None for each in views)
+        draining = len(fleet.draining)
+        at_ns = now_ns - record.began_ns
+        starting = len(views) - ready
+        steps.append(RealStep(at_ns, desired, ready, starting, draining, load, decision.reason))
+        fleet.scale(desired)
+
+
+async def seen(fleet: Fleet) -> list[ReplicaView]:
+    """The replicas that are not told to end, with what their load reports say."""
+    reports = await fleet.reports()
+    views = []
+    for each in fleet.active:
+        report, sample = reports.get(each.number), None
+        if report is not None:
+            values = {}
+            if report.replica.HasField("desired_ratio"):
+                values[Signal.DESIRED_RATIO] = report.replica.desired_ratio
+            sample = Sample(time.monotonic_ns(), values)
+        views.append(ReplicaView(each.number, each.started_ns, each.ready_ns, sample))
+    return views
+
+
+async def _befall(fleet: Fleet, record: Record, event: Event) -> None:
+    at_s, befall = event
+    await asyncio.sleep(0.2)  # until the load has begun
+    await asyncio.sleep(max(0.0, record.began_ns / SECOND + at_s - time.monotonic()))
+    done = befall(fleet)
+    if done is not None:
+        await done
+
+
+def _told(replica: Replica, began_ns: int) -> dict[str, Any]:
+    moments = {
+        name: None if (at_ns := getattr(replica, f"{name}_ns")) is None else at_ns - began_ns
+        for name in ("started", "ready", "known", "stopped", "ended")
+    }
+    rest = {"number": replica.number, "restarts": replica.restarts, "exits": replica.exits}
+    return rest | {f"{name}_ns": at_ns for name, at_ns in moments.items()}
