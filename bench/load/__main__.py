@@ -14,6 +14,7 @@ import agreement  # noqa: E402
 import attack  # noqa: E402
 import busy  # noqa: E402
 import exposition  # noqa: E402
+import fleet  # noqa: E402
 import isolation  # noqa: E402
 import kills  # noqa: E402
 import lengths  # noqa: E402
@@ -56,6 +57,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
              caller, throughput of large inputs
   attack     eight attacks: memory, stalls and the latency of other callers before, during, after
   busy       processes that use the server's core: what is refused for that, beside a fixed window
+  fleet      servers that come and go by what `batcher scaler` says, beside the simulated fleet;
+             one that is killed, one that hangs
   kills      child processes are killed, stopped and crash under load: what ends how, what is left
   signals    every metric beside what is known from the outside, as a real Prometheus reads it; the
              scale signal at loads from 0.3 to 3
@@ -77,6 +80,7 @@ EXAMPLES = """examples:
   python bench/load tuning --rounds 3
   python bench/load reloads --rounds 1 --seconds 60 --reloads 30
   python bench/load isolation --rounds 5
+  python bench/load fleet --plot fleet.png
   python bench/load attack --only credit --rounds 1
   python bench/load busy --rounds 3
   python bench/load signals --only "levels up"
@@ -203,6 +207,7 @@ def parser() -> argparse.ArgumentParser:
         (attack, "what hostile callers take from others, and from the process", [own]),
         (busy, "what a server refuses whose core is busy with others", [own]),
         (reloads, "lost and late requests while the model is loaded again", [own]),
+        (fleet, "servers that an autoscaler starts and stops, beside the simulation", []),
         (kills, "what becomes of requests when child processes are killed", []),
         (signals, "what metrics say beside what is true", []),
         (soak, "memory, descriptors and latency under mixed load", [own]),
@@ -213,7 +218,11 @@ def parser() -> argparse.ArgumentParser:
             name,
             parents=[
                 *parents,
-                *([] if module in {exposition, signals, soak, telemetry} else [quiet.options()]),
+                *(
+                    []
+                    if module in {exposition, fleet, signals, soak, telemetry}
+                    else [quiet.options()]
+                ),
             ],
             formatter_class=formatter,
             help=what,

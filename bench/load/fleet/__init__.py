@@ -1,27 +1,37 @@
 """A fleet for real: servers behind gRPC's round robin, started and stopped by the HorizontalPodAutoscaler's algorithm.
 
-The load steps up and down again, open loop. The servers have addresses 127.0.0.1, 127.0.0.2, ... under one name,
-which a name server on loopback answers for, as the one of Kubernetes does for a headless service. Clients are gRPC's
-own, with its round robin, its health checks, and the retry policy of docs/load-balancing.md. The simulated fleet gets
-the same arrivals, the same autoscaler, and the start-up and drain times that were measured.
+It goes by what `batcher scaler` answers. The load is an open loop and steps up and down again; then one replica is
+killed and one hangs. The servers have addresses 127.0.0.1, 127.0.0.2, ... under one name, for which a name server on
+loopback answers, as that of Kubernetes does for a headless service. Clients are gRPC's own, as docs/load-balancing.md
+says. The simulated fleet gets the same arrivals, the same autoscaler, and the times to start and drain that were
+measured. Requests that met a slow spell of the machine do not count for what is on time (`spells`).
+
+It takes the rights of root: for port 53, and to give the scaler an `/etc/resolv.conf` of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import bars
 import machine
-from fleet import compare, picture, real
-from fleet.scene import Scene
+import spells
+
+from fleet import compare, faults, picture, real
+from fleet.scaler import why_not
+from fleet.scene import TARGET_NS, Scene
+
+SCENES = ("steps", "faults")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
+    parser.add_argument("--only", choices=SCENES, help="one of the scenes; default: both")
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[70, 280, 70], help="requests a second, by phase"
     )
@@ -35,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=machine.RESULTS / "fleet.json", help="where figures go"
     )
-    parser.add_argument("--plot", type=Path, help="where a picture of the run goes")
+    parser.add_argument("--plot", type=Path, help="where a picture of the steps goes")
 
 
 def scene_of(options: argparse.Namespace) -> Scene:
@@ -44,22 +54,37 @@ def scene_of(options: argparse.Namespace) -> Scene:
     return Scene(rates, seconds, options.replicas, options.most, options.seed)
 
 
-async def run(options: argparse.Namespace) -> dict[str, object]:
-    """One run, beside its simulation."""
-    scene = scene_of(options)
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """The scenes, the first one beside its simulation."""
+    if why := why_not():
+        sys.exit(f"the scaler cannot be given a name server of its own here: {why}")
     gc.freeze()
-    with tempfile.TemporaryDirectory() as folder:
-        found = await real.play(scene, Path(folder), channels=options.channels)
-    result = compare.judged(scene, found, compare.measured(found))
-    for name in ("real", "simulated"):
-        print(name, result[name])
-    print("measured", result["measured_seconds"], "settled", result["settled"])
-    bars.show(result["checks"])
-    shown = {k: v for k, v in vars(options).items() if k not in ("run", "output", "plot", "command")}
-    machine.save(options.output, {"settings": shown, **result})
-    if options.plot:
-        picture.draw(result, options.plot)
+    result: dict[str, Any] = {}
+    if options.only != "faults":
+        result["steps"] = found = await _steps(options)
+        shown = ("real", "simulated", "replica_seconds_ratio", "measured_seconds", "settled")
+        for name in shown:
+            print(f"{name:22}{found[name]}")
+        bars.show(found["checks"])
+        if options.plot:
+            picture.draw(found, options.plot)
+    if options.only != "steps":
+        with tempfile.TemporaryDirectory() as folder:
+            played = await real.play(faults.SCENE, Path(folder), events=faults.EVENTS)
+        result["faults"] = found = faults.judged(played)
+        for name, told in found["faults"].items():
+            print(f"{name:22}{told}")
+        bars.show(found["checks"])
+    unkept = ("run", "output", "plot", "command")
+    settings = {name: value for name, value in vars(options).items() if name not in unkept}
+    machine.save(options.output, {"settings": settings, **result})
     return result
 
 
-__all__ = ["add_options", "asyncio", "run"]
+async def _steps(options: argparse.Namespace) -> dict[str, Any]:
+    scene = scene_of(options)
+    cores = dict(zip(("first", "last"), machine.cores(), strict=True))
+    with tempfile.TemporaryDirectory() as folder, spells.Spells(cores) as slow:
+        found = await real.play(scene, Path(folder), channels=options.channels)
+    calm = slow.calm(found.record.began_ns, found.due_ns, TARGET_NS)
+    return compare.judged(scene, found, compare.measured(found), calm) | {"slow": slow.shares}

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import grpc
 from clients import Record
-from fleet.scene import COLUMNS, DEADLINE_S, MODEL
 from grpc import aio
 from numpy import ones
 
 from batcher.protocol import INFERENCE, Stub
 from batcher.testing.messages import infer_request
+from fleet.scene import COLUMNS, DEADLINE_S, MODEL
 
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],

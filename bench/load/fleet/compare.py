@@ -5,23 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from fleet.real import RealRun
-from fleet.scene import (
-    BASE_MS,
-    DEADLINE_S,
-    DRAIN_DELAY_NS,
-    MODEL,
-    PER_ROW_MS,
-    ROWS,
-    TARGET_NS,
-    Autoscaler,
-    Scene,
-    config,
-)
 from numpy.typing import NDArray
 
 from batcher.clock import MILLISECOND, SECOND
@@ -40,6 +28,19 @@ from batcher.simulation.fleet import (
     StartUp,
     requests_at,
     simulate_fleet,
+)
+from fleet.real import RealRun
+from fleet.scene import (
+    BASE_MS,
+    DEADLINE_S,
+    DRAIN_DELAY_NS,
+    MODEL,
+    PER_ROW_MS,
+    ROWS,
+    TARGET_NS,
+    Autoscaler,
+    Scene,
+    config,
 )
 
 OVERHEAD_NS = MILLISECOND // 2
@@ -94,14 +95,19 @@ def simulated(scene: Scene, due_ns: list[int], spans: dict[str, float]) -> Fleet
         readiness=Readiness(added_ns=round(spans["known"] * SECOND), removed_ns=0),
         drain=Drain(delay_ns=round(spans["drain"] * SECOND)),
         clients=Clients(wait_ns=round(DEADLINE_S * SECOND), retries=3),
-        scrape=Scrape(interval_ns=SECOND, delay_ns=0),
+        # The scaler asks replicas once a second; its answers are half a second old on average.
+        scrape=Scrape(interval_ns=SECOND, delay_ns=SECOND // 2),
     )
     load = requests_at(due_ns, MODEL)
     return simulate_fleet(settings, load, Autoscaler(scene), until_ns=scene.until_ns)
 
 
 def figures(
-    scene: Scene, due_ns: list[int], took_ns: NDArray[np.int64], lost: Counter[str], records: Records
+    scene: Scene,
+    due_ns: list[int],
+    took_ns: NDArray[np.int64],
+    lost: Counter[str],
+    records: Records,
 ) -> dict[str, Any]:
     """What is told of a fleet of either kind; `took_ns` is below 0 for what was not answered."""
     answered = took_ns >= 0
@@ -158,7 +164,11 @@ def simulated_records(run: FleetRun) -> Records:
 
 
 def settled_share(
-    scene: Scene, due_ns: list[int], real: NDArray[np.bool_], model: NDArray[np.bool_]
+    scene: Scene,
+    due_ns: list[int],
+    real: NDArray[np.bool_],
+    model: NDArray[np.bool_],
+    calm: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """The part on time in the seconds from `SETTLED_NS` after a step in which the simulation is on time throughout.
 
@@ -168,15 +178,19 @@ def settled_share(
     second = due // SECOND
     bounds = [0, *scene.steps_ns, scene.until_ns]
     counted = np.zeros(len(due), np.bool_)
-    for begin_ns, end_ns in zip(bounds, bounds[1:], strict=False):
+    for begin_ns, end_ns in pairwise(bounds):
         since_ns = begin_ns + (SETTLED_NS if begin_ns else 0)
         for each in range(since_ns // SECOND, end_ns // SECOND):
             both = (second == each) | (second == each - 1)
             if model[both].all():
                 counted |= second == each
+    possible = len(np.unique(second[counted]))
+    of_all = float(real[counted].mean()) if counted.any() else None
+    counted &= calm
     total = int(counted.sum())
     return {
-        "seconds_possible": len(np.unique(second[counted])),
+        "seconds_possible": possible,
+        "on_time_share_of_all": None if of_all is None else round(of_all, 5),
         "requests": total,
         "on_time": int(real[counted].sum()),
         "on_time_share": round(float(real[counted].mean()), 5) if total else None,
@@ -201,8 +215,13 @@ def timeline(
     return found
 
 
-def judged(scene: Scene, run: RealRun, spans: dict[str, float]) -> dict[str, Any]:
-    """The real run, the simulated one, and whether the bars hold."""
+def judged(
+    scene: Scene, run: RealRun, spans: dict[str, float], calm: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """The real run, the simulated one, and whether the bars hold.
+
+    `calm` says which requests met no slow spell of the machine: the others do not count for what is on time.
+    """
     sim = simulated(scene, run.due_ns, spans)
     took_ns, lost = real_times(run)
     sim_ns, sim_lost = simulated_times(sim)
@@ -210,7 +229,8 @@ def judged(scene: Scene, run: RealRun, spans: dict[str, float]) -> dict[str, Any
     real = figures(scene, run.due_ns, took_ns, lost, run.replicas)
     model = figures(scene, run.due_ns, sim_ns, sim_lost, sim_records)
     on_time = (took_ns >= 0) & (took_ns <= TARGET_NS)
-    settled = settled_share(scene, run.due_ns, on_time, (sim_ns >= 0) & (sim_ns <= TARGET_NS))
+    possible = (sim_ns >= 0) & (sim_ns <= TARGET_NS)
+    settled = settled_share(scene, run.due_ns, on_time, possible, calm)
     ratio = real["replica_seconds"] / model["replica_seconds"]
     share = settled["on_time_share"]
     return {
@@ -227,6 +247,7 @@ def judged(scene: Scene, run: RealRun, spans: dict[str, float]) -> dict[str, Any
             and share >= ON_TIME_BAR,
         },
         "problems": run.problems,
+        "scaler": run.scaler,
         "replicas": run.replicas,
         "steps": [
             [round(step.at_ns / SECOND, 2), step.desired, step.ready, step.load, step.reason]

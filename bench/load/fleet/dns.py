@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import struct
 import time
@@ -12,6 +13,7 @@ from typing import cast
 _HEADER = struct.Struct(">6H")
 _ANSWER, _AUTHORITATIVE, _RECURSION_DESIRED = 0x8000, 0x0400, 0x0100
 _A, _IN = 1, 1
+PORT = 53
 _POINTER_TO_QUESTION = 0xC000 | _HEADER.size
 
 
@@ -48,13 +50,26 @@ class NameServer(asyncio.DatagramProtocol):
         self.addresses: list[str] = []
         self.told_ns: dict[str, int] = {}
         """When an address was first in an answer since it was last added."""
-        self.port = 0
+        self.host = ""
         self._transport: asyncio.DatagramTransport | None = None
 
     async def start(self) -> None:
-        """Listen on a free port."""
+        """Listen on port 53 of a loopback address where that is free: `/etc/resolv.conf` can name no other port.
+
+        Raises `OSError`: it takes the rights of root.
+        """
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", 0))
+        for last in range(1, 255):
+            host = f"127.53.0.{last}"
+            try:
+                await loop.create_datagram_endpoint(lambda: self, local_addr=(host, PORT))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                self.host = host
+                return
+        raise OSError(errno.EADDRINUSE, "port 53 of 127.53.0.0/24 is taken")
 
     def add(self, address: str) -> None:
         """Tell of this address from now on."""
@@ -74,7 +89,6 @@ class NameServer(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
         self._transport = cast("asyncio.DatagramTransport", transport)
-        self.port = transport.get_extra_info("sockname")[1]
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         """Answer; what is no query is dropped."""

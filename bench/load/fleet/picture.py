@@ -20,7 +20,11 @@ def draw(result: dict[str, Any], file: Path) -> None:
     for name, color in (("real", REAL), ("simulated", SIMULATED)):
         seconds = both[name]
         load.step(
-            moments, seconds["on_time"], where="post", color=color, label=f"of these on time, {name}"
+            moments,
+            seconds["on_time"],
+            where="post",
+            color=color,
+            label=f"of these on time, {name}",
         )
         replicas.step(moments, seconds["replicas"], where="post", color=color, label=name)
         lateness.plot(moments, seconds["p95_ms"], color=color, label=name)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clients import Record
-from fleet.callers import Callers
-from fleet.dns import NameServer
-from fleet.replicas import Fleet, Replica
-from fleet.scene import Autoscaler, Scene, config, load_of, pods_of
 from poisson import drive
 
 from batcher.clock import SECOND
-from batcher.simulation.fleet import ReplicaView, Sample, Signal
+from batcher.simulation.fleet import ReplicaView
+from fleet.callers import Callers
+from fleet.dns import NameServer
+from fleet.replicas import NAME, Fleet, Replica
+from fleet.scaler import Scaler
+from fleet.scene import Autoscaler, Scene, config, pods_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ class RealRun:
     steps: list[RealStep]
     replicas: list[dict[str, Any]]
     problems: list[str]
+    scaler: dict[str, Any]
+    """Of the scaler: its errors, and its slowest answer."""
 
 
 Event = tuple[float, Callable[[Fleet], Awaitable[None] | None]]
@@ -57,11 +61,12 @@ async def play(
     fleet = Fleet(folder, config(), names)
     record, due_ns = Record(), scene.due_ns()
     steps: list[RealStep] = []
-    callers = Callers(record)
+    callers, stack = Callers(record), AsyncExitStack()
     try:
         await fleet.begin(scene.replicas)
         await callers.open(fleet.target, channels)
-        tasks = [asyncio.create_task(control(scene, fleet, names, steps, record))]
+        scaler = await stack.enter_async_context(Scaler(folder, NAME, int(fleet.port), names.host))
+        tasks = [asyncio.create_task(control(scene, fleet, names, scaler, steps, record))]
         tasks += [asyncio.create_task(_befall(fleet, record, event)) for event in events]
         await drive(callers, due_ns, record)
         left_s = (record.began_ns + scene.until_ns - time.monotonic_ns()) / SECOND
@@ -72,15 +77,22 @@ async def play(
             if isinstance(ended, Exception):
                 raise ended
     finally:
+        await stack.aclose()
         await callers.finish()
         await fleet.end()
         names.close()
     replicas = [_told(replica, record.began_ns) for replica in fleet.all]
-    return RealRun(due_ns, record, steps, replicas, fleet.problems)
+    told = {"errors": scaler.errors, "slowest_answer_s": round(scaler.slowest_s, 4)}
+    return RealRun(due_ns, record, steps, replicas, fleet.problems, told)
 
 
 async def control(
-    scene: Scene, fleet: Fleet, names: NameServer, steps: list[RealStep], record: Record
+    scene: Scene,
+    fleet: Fleet,
+    names: NameServer,
+    scaler: Scaler,
+    steps: list[RealStep],
+    record: Record,
 ) -> None:
     """Have the autoscaler decide at its period, and carry out what it decides."""
     autoscaler, desired = Autoscaler(scene), scene.replicas
@@ -89,8 +101,10 @@ async def control(
         next_ns += autoscaler.sync_ns
         await asyncio.sleep(max(0.0, (next_ns - time.monotonic_ns()) / SECOND))
         fleet.first_told(names.told_ns.get)
-        views = await seen(fleet)
-        now_ns, load = time.monotonic_ns(), load_of(views)
+        load, now_ns = await scaler.load(), time.monotonic_ns()
+        views = [
+            ReplicaView(each.number, each.started_ns, each.ready_ns, None) for each in fleet.active
+        ]
         decision = autoscaler.decide(now_ns, desired, pods_of(views), load)
         desired = decision.desired
         ready = sum(each.ready_ns is not None for each in views)
@@ -99,21 +113,6 @@ async def control(
         starting = len(views) - ready
         steps.append(RealStep(at_ns, desired, ready, starting, draining, load, decision.reason))
         fleet.scale(desired)
-
-
-async def seen(fleet: Fleet) -> list[ReplicaView]:
-    """The replicas that are not told to end, with what their load reports say."""
-    reports = await fleet.reports()
-    views = []
-    for each in fleet.active:
-        report, sample = reports.get(each.number), None
-        if report is not None:
-            values = {}
-            if report.replica.HasField("desired_ratio"):
-                values[Signal.DESIRED_RATIO] = report.replica.desired_ratio
-            sample = Sample(time.monotonic_ns(), values)
-        views.append(ReplicaView(each.number, each.started_ns, each.ready_ns, sample))
-    return views
 
 
 async def _befall(fleet: Fleet, record: Record, event: Event) -> None:

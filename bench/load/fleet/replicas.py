@@ -11,15 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
-from fleet.dns import NameServer
-from grpc import aio
-
-from batcher.protocol import LOAD_REPORTS, Stub, load
 from batcher.testing.server import ServerFailedError, ServerProcess, free_address
+from fleet.dns import PORT, NameServer
 
-ASK_S = 0.8
-"""How long a replica may take for its load report."""
+NAME = "ranker.test"
 
 
 @dataclass(slots=True)
@@ -36,7 +31,6 @@ class Replica:
     ended_ns: int | None = None
     restarts: int = 0
     exits: list[int] = field(default_factory=list)
-    channel: aio.Channel | None = None
 
     @property
     def ready(self) -> bool:
@@ -59,7 +53,7 @@ class Fleet:
     @property
     def target(self) -> str:
         """What clients dial: the name, asked of our name server."""
-        return f"dns://127.0.0.1:{self._names.port}/ranker.test:{self.port}"
+        return f"dns://{self._names.host}:{PORT}/{NAME}:{self.port}"
 
     @property
     def active(self) -> list[Replica]:
@@ -92,31 +86,6 @@ class Fleet:
         self.scale(0)
         while self._tasks:
             await asyncio.wait(self._tasks)
-
-    async def reports(self) -> dict[int, load.LoadReport]:
-        """The load report of each replica that is told of by name and answers, by its number."""
-        replicas = [each for each in self.active if each.ready]
-        found = await asyncio.gather(*map(self._report, replicas))
-        return {
-            replica.number: report
-            for replica, report in zip(replicas, found, strict=True)
-            if report is not None
-        }
-
-    async def _report(self, replica: Replica) -> load.LoadReport | None:
-        if replica.channel is None:
-            options = [("grpc.use_local_subchannel_pool", 1)]
-            address = f"{replica.host}:{self.port}"
-            replica.channel = aio.insecure_channel(address, options=options)
-        try:
-            return await Stub(replica.channel, LOAD_REPORTS).Get(load.GetLoadRequest(), timeout=ASK_S)
-        except aio.AioRpcError as error:
-            if error.code() not in {
-                grpc.StatusCode.UNAVAILABLE,
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-            }:
-                self.problems.append(f"replica {replica.number}: {error.code().name}")
-            return None
 
     # --- processes ---
 
@@ -167,8 +136,6 @@ class Fleet:
             replica.restarts += 1
             replica.server = self._server(replica.host)
         replica.ended_ns = time.monotonic_ns()
-        if replica.channel is not None:
-            await replica.channel.close()
 
     def _stop(self, replica: Replica) -> None:
         replica.stopped_ns = time.monotonic_ns()

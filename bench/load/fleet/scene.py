@@ -102,7 +102,9 @@ class Autoscaler:
 
     def sync(self, view: FleetView) -> Decision:
         """Decide for a simulated fleet."""
-        return self.decide(view.now_ns, view.desired, pods_of(view.replicas), load_of(view.replicas))
+        return self.decide(
+            view.now_ns, view.desired, pods_of(view.replicas), load_of(view.replicas)
+        )
 
 
 def pods_of(replicas: Sequence[ReplicaView]) -> list[Pod]:
