@@ -100,7 +100,7 @@ class Picker(Protocol[T]):
     """Whether it reads `outstanding`."""
 
     def changed(self, known: Sequence[T], now_ns: int) -> None:
-        """These replicas are ready, as far as clients know; at least one."""
+        """These replicas are ready, as far as clients know."""
         ...
 
     def update(self, now_ns: int) -> None:
@@ -127,7 +127,7 @@ class RoundRobinPicker(Generic[T]):
     def changed(self, known: Sequence[T], now_ns: int) -> None:  # noqa: ARG002 - the interface
         """Begin anywhere."""
         self._known = known
-        self._last = [self._draw.randrange(len(known)) for _ in range(self._clients)]
+        self._last = [self._draw.randrange(max(1, len(known))) for _ in range(self._clients)]
 
     def update(self, now_ns: int) -> None:
         """Nothing is read."""

@@ -87,7 +87,7 @@ def simulate_fleet(
     _play(load, plans, router, replicas)
     replicas.finish()
     run = recorder.run(policy.name, deployment, load, {}, 0)
-    end = router.put_ends(run.settled_ns, run.outcome)
+    end = router.put_ends(run)
     again = np.zeros(len(load), np.int16)
     again[list(router.again)] = list(router.again.values())
     return FleetRun(

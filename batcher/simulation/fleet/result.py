@@ -36,6 +36,8 @@ class End(IntEnum):
     """It was sent to a replica that was gone, which the client did not know yet."""
     LOST = 3
     """It died with its replica."""
+    DEADLINE = 4
+    """At its client, whose deadline passed while it was in no replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class FleetRun:
     settled_ns: NDArray[np.int64]
     """When the request ended, as its client saw it (without the network)."""
     outcome: NDArray[np.int8]
-    """An index of `OUTCOMES`; `failed` for what did not end in a server."""
+    """An index of `OUTCOMES`. What did not end in a server has failed, or has expired by its caller's deadline."""
     reason: NDArray[np.int8]
     """An index of `REASONS`."""
     end: NDArray[np.int8]

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from batcher.core.commands import Outcome
+from batcher.core.commands import Outcome, Reason
 from batcher.core.events import Event, RequestArrived
 from batcher.core.times import NEVER_NS
-from batcher.simulation.engine.simulation import OUTCOMES
+from batcher.simulation.engine.simulation import OUTCOMES, REASONS, Run
 from batcher.simulation.fleet.balancers import Picker
 from batcher.simulation.fleet.plans import Plans
 from batcher.simulation.fleet.replica import Replica
@@ -22,6 +22,8 @@ from batcher.simulation.fleet.settings import Clients
 from batcher.simulation.traffic.workload import Progress, Workload
 
 _FAILED: Final = OUTCOMES.index(Outcome.FAILED)
+_EXPIRED: Final = OUTCOMES.index(Outcome.EXPIRED)
+_DEADLINE: Final = REASONS.index(Reason.CALLER_DEADLINE)
 
 
 class Router:
@@ -65,8 +67,8 @@ class Router:
     def changed(self, known: Sequence[Replica], now_ns: int) -> None:
         """Clients know these replicas from now on."""
         self._known = known
+        self._picker.changed(known, now_ns)
         if known:
-            self._picker.changed(known, now_ns)
             waiting, self._waiting = self._waiting, {}
             for request in waiting:
                 self._send(request, now_ns)
@@ -122,14 +124,16 @@ class Router:
         if not self._clients.wait_ns:
             self._unserved(request, now_ns, End.NO_REPLICA)
             return
-        until_ns = min(now_ns + self._clients.wait_ns, self._expires_ns(request))
+        until_ns, expires_ns = now_ns + self._clients.wait_ns, self._expires_ns(request)
+        how = End.NO_REPLICA if until_ns < expires_ns else End.DEADLINE
+        until_ns = min(until_ns, expires_ns)
         self._waiting[request] = until_ns
-        self._plans.add(until_ns, partial(self._give_up, request))
+        self._plans.add(until_ns, partial(self._give_up, request, how))
 
-    def _give_up(self, request: int, now_ns: int) -> None:
+    def _give_up(self, request: int, how: End, now_ns: int) -> None:
         if self._waiting.get(request) == now_ns:
             del self._waiting[request]
-            self._ended.append((request, now_ns, End.NO_REPLICA))
+            self._ended.append((request, now_ns, how))
 
     def lost(self, requests: Sequence[int], now_ns: int) -> None:
         """These died with their replica."""
@@ -152,7 +156,7 @@ class Router:
         expires_ns = self._expires_ns(request)
         if now_ns <= expires_ns:
             return False
-        self._ended.append((request, expires_ns, End.LOST))
+        self._ended.append((request, expires_ns, End.DEADLINE))
         return True
 
     def _expires_ns(self, request: int) -> int:
@@ -178,11 +182,12 @@ class Router:
             kind.tenant,
         )
 
-    def put_ends(
-        self, settled_ns: NDArray[np.int64], outcome: NDArray[np.int8]
-    ) -> NDArray[np.int8]:
-        """Put what did not end in a server into both arrays; returns where each request ended."""
+    def put_ends(self, run: Run) -> NDArray[np.int8]:
+        """Put what did not end in a server into the run's arrays; returns where each request ended."""
         end = np.zeros(len(self._workload), np.int8)
         for request, at_ns, how in self._ended:
-            settled_ns[request], outcome[request], end[request] = at_ns, _FAILED, how
+            run.settled_ns[request], end[request] = at_ns, how
+            run.outcome[request] = _FAILED
+            if how is End.DEADLINE:
+                run.outcome[request], run.reason[request] = _EXPIRED, _DEADLINE
         return end

@@ -100,7 +100,7 @@ class WeightedPicker(Generic[T]):
                 weights[number] = Weight()
         self._read = {r.number: self._read.get(r.number, [0] * self._clients) for r in known}
         self._known = known
-        self._last = [self._draw.randrange(len(known)) for _ in range(self._clients)]
+        self._last = [self._draw.randrange(max(1, len(known))) for _ in range(self._clients)]
         self._compute(now_ns)
 
     def update(self, now_ns: int) -> None:

@@ -179,7 +179,12 @@ def test_every_request_ends_once_in_one_place(fleet, load, script, ends):
             assert run.replica[request] == number
             assert OUTCOMES[run.outcome[request]] is outcome
         else:
-            assert OUTCOMES[run.outcome[request]] is Outcome.FAILED
+            expired = run.end[request] == End.DEADLINE
+            assert OUTCOMES[run.outcome[request]] is (
+                Outcome.EXPIRED if expired else Outcome.FAILED
+            )
+            if expired:
+                assert run.settled_ns[request] == load.at_ns[request] + fleet.conditions.deadline_ns
         assert run.again[request] <= fleet.clients.retries
     assert sum(each.requests for each in run.replicas) >= (run.end == End.SERVER).sum()
 
