@@ -12,6 +12,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 
 import environments
+import fetch_custom_schemas
 
 VERSIONS = ("1.29", "1.37")
 """The oldest that the manifests are for (native sidecars are on by default from it on), and the newest."""
@@ -28,7 +29,7 @@ CUSTOM = {
 """Kinds that a custom resource definition brings, and its group."""
 
 DEFINITIONS = "BATCHER_CRDS"
-"""Names a folder of CustomResourceDefinitions in YAML, as those projects publish them."""
+"""May name a folder of CustomResourceDefinitions in YAML, as those projects publish them, to check against."""
 
 pytestmark = pytest.mark.conformance
 
@@ -58,20 +59,25 @@ def validate():
 
 @pytest.fixture(scope="session")
 def definitions():
-    """`apiVersion`, kind -> the schema that a custom resource definition has for it."""
+    """`apiVersion/kind` -> the schema of its custom resource definition, or of classes made from that."""
     folder = os.environ.get(DEFINITIONS)
-    if not folder:
-        pytest.skip(f"no custom resource definitions: ${DEFINITIONS} names no folder")
-    found = {}
-    for path in Path(folder).glob("*.y*ml"):
+    if folder:
+        return dict(published(Path(folder)))
+    try:
+        return json.loads(fetch_custom_schemas.fetch().read_text("utf-8"))
+    except fetch_custom_schemas.CannotFetchError as error:
+        pytest.skip(str(error))
+
+
+def published(folder):
+    for path in folder.glob("*.y*ml"):
         for document in yaml.load_all(path.read_text("utf-8"), yaml.CSafeLoader):
             if not document or document["kind"] != "CustomResourceDefinition":
                 continue
             spec = document["spec"]
             for version in spec["versions"]:
-                key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
-                found[key] = version["schema"]["openAPIV3Schema"]
-    return found
+                kind = f"{spec['group']}/{version['name']}/{spec['names']['kind']}"
+                yield kind, version["schema"]["openAPIV3Schema"]
 
 
 def test_built_in_kinds_are_valid_in_the_oldest_and_the_newest_version(all_rendered, validate):
@@ -82,6 +88,17 @@ def test_built_in_kinds_are_valid_in_the_oldest_and_the_newest_version(all_rende
         if each["kind"] not in CUSTOM
     }
     assert validate([(version, json.loads(each)) for version in VERSIONS for each in unique]) == []
+
+
+def test_the_pods_that_kserve_makes_are_pods(render, validate):
+    (pod,) = render("overlays/kserve").pods
+    document = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod.owner},
+        "spec": pod.spec,
+    }
+    assert validate([(version, document) for version in VERSIONS]) == []
 
 
 def test_a_key_too_many_is_found(validate):
@@ -95,38 +112,41 @@ def test_a_key_too_many_is_found(validate):
     assert "port" in problem
 
 
+KINDS = {
+    "string": str,
+    "integer": int,
+    "boolean": bool,
+    "number": (int, float),
+    "array": list,
+    "object": dict,
+}
+
+
 def wrong(value, schema, path="") -> list[str]:
     """What of a value its structural schema does not allow. Kubernetes drops unknown keys: here they count."""
     if schema.get("x-kubernetes-preserve-unknown-fields"):
         return []
-    if schema.get("x-kubernetes-int-or-string"):
-        return [] if isinstance(value, int | str) else [f"{path}: {value!r} is no number or text"]
-    kinds = {"string": str, "integer": int, "boolean": bool, "number": (int, float), "array": list}
-    kind = schema.get("type")
-    found = []
-    if kind == "object":
-        if not isinstance(value, dict):
-            return [f"{path}: {value!r} is no mapping"]
-        known = schema.get("properties", {})
-        found += [
-            f"{path}.{key} is missing" for key in schema.get("required", []) if key not in value
-        ]
-        for key, each in value.items():
-            inner = known.get(key, schema.get("additionalProperties"))
-            if key in {"apiVersion", "kind", "metadata"} and not path:
-                continue
-            if not isinstance(inner, dict):
-                found.append(f"{path}.{key} is not known")
-            else:
-                found += wrong(each, inner, f"{path}.{key}")
-        return found
-    if kind in kinds and not isinstance(value, kinds[kind]):
+    kind = "string or number" if schema.get("x-kubernetes-int-or-string") else schema.get("type")
+    if not isinstance(value, KINDS.get(kind, object)):
         return [f"{path}: {value!r} is no {kind}"]
     if "enum" in schema and value not in schema["enum"]:
-        found.append(f"{path}: {value!r} is none of {schema['enum']}")
+        return [f"{path}: {value!r} is none of {schema['enum']}"]
     if kind == "array":
-        for place, each in enumerate(value):
-            found += wrong(each, schema["items"], f"{path}[{place}]")
+        each_of = enumerate(value)
+        return [bad for n, each in each_of for bad in wrong(each, schema["items"], f"{path}[{n}]")]
+    return wrong_keys(value, schema, path) if kind == "object" else []
+
+
+def wrong_keys(value, schema, path):
+    found = [f"{path}.{key} is missing" for key in schema.get("required", []) if key not in value]
+    for key, each in value.items():
+        inner = schema.get("properties", {}).get(key, schema.get("additionalProperties"))
+        if key in {"apiVersion", "kind", "metadata"} and not path:
+            continue
+        if isinstance(inner, dict):
+            found += wrong(each, inner, f"{path}.{key}")
+        else:
+            found.append(f"{path}.{key} is not known")
     return found
 
 
@@ -134,7 +154,7 @@ def test_kinds_of_other_projects_are_what_their_definitions_say(rendered, defini
     documents = rendered.of(*CUSTOM)
     for document in documents:
         assert document["apiVersion"].split("/")[0] == CUSTOM[document["kind"]]
-        schema = definitions[document["apiVersion"], document["kind"]]
+        schema = definitions[f"{document['apiVersion']}/{document['kind']}"]
         assert wrong(document, schema) == []
 
 
