@@ -87,6 +87,7 @@ contracts: $(VENV)/.lint
 drift: $(VENV)/.lint
 	$(BIN)/python tools/generate_protocol.py --check
 	$(BIN)/python tools/generate_metrics_page.py --check
+	$(BIN)/python tools/generate_prometheus_rule.py --check
 
 lowest: .venv-lowest/.ready ## run the unit tests with the lowest versions that are declared
 	.venv-lowest/bin/python -m pytest -q -p no:cacheprovider tests/unit plugins

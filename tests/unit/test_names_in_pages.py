@@ -17,6 +17,7 @@ from batcher.config import (
     ServerConfig,
     WarmupConfig,
 )
+from batcher.scaler.families import FAMILIES as OF_SCALER
 from batcher.telemetry.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]

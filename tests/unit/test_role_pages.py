@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from batcher.core.commands import Outcome, Reason
 from batcher.runtime import refusals
@@ -44,10 +43,7 @@ def test_the_scheduler_s_reasons_have_the_status_that_is_sent(reason):
     assert CODES["standard"][error].name in told()[reason]
 
 
-def test_the_alerts_and_queries_name_metrics_that_exist():
-    (rules,) = re.findall(r"```yaml\n(groups:.*?)```", RUNNING, re.DOTALL)
-    expressions = [rule["expr"] for rule in yaml.safe_load(rules)["groups"][0]["rules"]]
-    assert len(expressions) >= 6
+def test_the_queries_name_metrics_that_exist():
     known = {family.exported_name for family in FAMILIES} | {family.name for family in FAMILIES}
     for name in re.findall(r"\b(batcher_[a-z_]+)", f"{RUNNING}{CALLING}"):
         assert known & {name, re.sub(r"_(sum|count|bucket|total)$", "", name)}, name

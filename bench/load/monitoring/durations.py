@@ -18,7 +18,7 @@ UNITS_MS = {
 DURATION = r"(?:\d+(?:ms|[smhdwy]))+"
 TOKENS = re.compile(
     r"""(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`|\#[^\n]*)"""
-    r"|(?P<name>[A-Za-z_:][\w:]*)"
+    r"|(?P<name>[A-Za-z_][\w:]*)"
     rf"|(?P<duration>{DURATION})(?![\w.])"
     r"|(?P<number>\d[\w.]*)"
 )

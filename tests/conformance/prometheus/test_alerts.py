@@ -1,4 +1,8 @@
-"""The alerts of docs/running.md, as Prometheus reads them: valid, and raised by what they are for."""
+"""The rules of deploy/monitoring as Prometheus reads them: valid, and raised by what they are for.
+
+deploy/monitoring/tests has the cases, which `promtool test rules` runs by itself, too. Here it is made sure that
+there is a case for every alert, and that what alerts say can be read.
+"""
 
 import re
 import shutil
@@ -8,129 +12,106 @@ from pathlib import Path
 import pytest
 import yaml
 
-PAGE = Path(__file__).parents[3] / "docs" / "running.md"
+MONITORING = Path(__file__).parents[3] / "deploy" / "monitoring"
+RULES = sorted((MONITORING / "rules").glob("*.yaml"))
+CASES = sorted((MONITORING / "tests").glob("*.yaml"))
+FIRING = 'ALERTS{alertstate="firing"}'
 
-pytestmark = pytest.mark.conformance
+pytestmark = [pytest.mark.conformance, pytest.mark.slow]
 
 
 @pytest.fixture
-def promtool(tmp_path):
-    """Runs a command of `promtool` on the page's rules, and on tests of them if there are any."""
+def promtool():
+    """Runs a command of `promtool`; its exit code and what it printed."""
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("promtool is not installed (.ci/packages.txt)")
-    (rules,) = re.findall(r"```yaml\n(groups:.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    (tmp_path / "rules.yaml").write_text(rules)
 
-    def run(kind, tests=None):
-        name = "rules.yaml"
-        if tests is not None:
-            name = "tests.yaml"
-            (tmp_path / name).write_text(yaml.safe_dump(tests))
-        done = subprocess.run(
-            [program, kind, "rules", name],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    def run(*arguments):
+        command = [program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
 
     return run
 
 
-def requests(outcome, reason, each_minute):
-    labels = f'model="hello", version="1", outcome="{outcome}", reason="{reason}"'
-    return {"series": f"batcher_requests_total{{{labels}}}", "values": f"0+{each_minute}x20"}
+def alerts():
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
 
 
-def raised(alert, series, labels):
-    """A test: whether the alert is on after twenty minutes. `labels` is None where it must not be."""
-    expected = [] if labels is None else [{"exp_labels": labels}]
-    return {
-        "interval": "1m",
-        "input_series": series,
-        "alert_rule_test": [{"eval_time": "20m", "alertname": alert, "exp_alerts": expected}],
-    }
+def minutes(duration):
+    parts = dict.fromkeys("hm", 0) | {u: int(n) for n, u in re.findall(r"(\d+)([hm])", duration)}
+    return 60 * parts["h"] + parts["m"]
+
+
+def cases():
+    """Each case with the alerts that are expected, by minute."""
+    for path in CASES:
+        for case in yaml.safe_load(path.read_text("utf-8"))["tests"]:
+            expected = {
+                minutes(check["eval_time"]): {
+                    re.search('alertname="(\\w+)"', sample["labels"])[1]
+                    for sample in check["exp_samples"]
+                }
+                for check in case["promql_expr_test"]
+                if FIRING in check["expr"]
+            }
+            yield path, case, expected
 
 
 def test_the_rules_are_valid(promtool):
-    promtool("check")
+    code, printed = promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
+    assert code == 0, printed
 
 
-@pytest.mark.parametrize(
-    ("outcome", "reason", "on"),
-    [
-        ("rejected", "predicted_late", True),
-        ("rejected", "queue_requests", True),
-        ("rejected", "no_instance", True),
-        ("expired", "queue_timeout", True),
-        ("expired", "deadline_too_short", True),
-        ("expired", "caller_deadline", True),
-        ("rejected", "invalid", False),
-        ("rejected", "draining", False),
-        ("cancelled", "caller_cancelled", False),
-    ],
-)
-def test_requests_that_the_server_could_not_serve_in_time_raise_an_alert(
-    promtool, outcome, reason, on
-):
-    series = [requests("ok", "", 980), requests(outcome, reason, 20)]
-    test = raised("BatcherTurnsAway", series, {"model": "hello"} if on else None)
-    promtool("test", {"rule_files": ["rules.yaml"], "tests": [test]})
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_alerts_fire_in_their_cases_and_in_no_other(promtool, path):
+    code, printed = promtool("test", "rules", path)
+    assert code == 0, printed
 
 
-@pytest.mark.parametrize(("reason", "on"), [("device", True), ("input", False)])
-def test_failures_raise_an_alert_but_not_those_of_a_caller(promtool, reason, on):
-    labels = {"model": "hello", "reason": reason} if on else None
-    test = raised("BatcherFails", [requests("failed", reason, 60)], labels)
-    promtool("test", {"rule_files": ["rules.yaml"], "tests": [test]})
+def metrics(case):
+    names = {re.match(r"\w+", each["series"])[0] for each in case["input_series"]}
+    return names - {"up", "batcher_draining"} or names
 
 
-def test_messages_that_found_no_room_raise_an_alert(promtool):
-    series = [{"series": "batcher_buffer_refusals_total", "values": "0+6x20"}]
-    test = raised("BatcherBufferFull", series, {})
-    promtool("test", {"rule_files": ["rules.yaml"], "tests": [test]})
+@pytest.mark.parametrize("alert", sorted(alerts()))
+def test_every_alert_has_a_case_in_which_it_fires_and_resolves_and_one_beside_it(alert):
+    of_it, without = [], []
+    for _, case, expected in cases():
+        fires = any(alert in names for names in expected.values())
+        if fires and alert not in expected[max(expected)]:
+            of_it.append(metrics(case))
+        elif expected and not fires:
+            without.append(metrics(case))
+    assert of_it, "no case in which it fires and then does not"
+    assert any(each & names for each in of_it for names in without), "no case with the same metrics"
 
 
-def predicted(cause, each_minute):
-    labels = f'model="hello", version="1", cause="{cause}"'
-    return {
-        "series": f"batcher_predicted_refusals_total{{{labels}}}",
-        "values": f"0+{each_minute}x20",
-    }
-
-
-def busy(model, seconds_a_minute, device="gpu"):
-    labels = f'model="{model}", version="1", device="{device}"'
-    return {
-        "series": f"batcher_executor_busy_seconds_total{{{labels}}}",
-        "values": f"0+{seconds_a_minute}x20",
-    }
-
-
-@pytest.mark.parametrize(
-    ("cause", "refused", "own_s", "others_s", "on"),
-    [
-        ("margin", 20, 30, 10, True),
-        ("queue_ahead", 20, 30, 10, True),
-        ("margin", 5, 30, 10, False),
-        ("queue_ahead", 20, 57, 0, False),
-        ("queue_ahead", 20, 30, 27, False),
-        ("deadline", 20, 30, 10, False),
-    ],
-)
-def test_refusals_beside_a_device_with_time_raise_an_alert(
-    promtool, cause, refused, own_s, others_s, on
-):
-    series = [
-        requests("ok", "", 1000 - refused),
-        requests("rejected", "predicted_late", refused),
-        predicted(cause, refused),
-        busy("hello", own_s),
-        busy("other", others_s),
-        busy("hello", 0, "gpu2"),
-    ]
-    labels = {"model": "hello"} if on else None
-    test = raised("BatcherRefusesBesideIdleDevice", series, labels)
-    promtool("test", {"rule_files": ["rules.yaml"], "tests": [test]})
+def test_what_alerts_say_can_be_read(promtool, tmp_path):
+    """One case for each alert expects that it does not fire, and so promtool prints what it says."""
+    documents = {}
+    left = set(alerts())
+    for path, case, expected in cases():
+        for minute, names in expected.items():
+            for alert in sorted(names & left):
+                left.discard(alert)
+                document = documents.setdefault(
+                    path.stem, yaml.safe_load(path.read_text("utf-8")) | {"tests": []}
+                )
+                check = {"eval_time": f"{minute}m", "alertname": alert, "exp_alerts": []}
+                one = {key: case[key] for key in ("interval", "input_series")}
+                document["tests"].append(one | {"alert_rule_test": [check]})
+    assert not left
+    printed = ""
+    for name, document in documents.items():
+        document["rule_files"] = [str(path) for path in RULES]
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(document))
+        printed += promtool("test", "rules", tmp_path / f"{name}.yaml")[1]
+    said = dict(re.findall(r'Labels:{alertname="(\w+)".*?}\s*Annotations:{(.*?)}\s', printed))
+    assert set(said) == set(alerts())
+    for alert, text in said.items():
+        assert not re.search(r"<no value>|<error|%!|NaN|\{\{|  ", text), (alert, text)
+        assert 'description="' in text
+        assert 'summary="' in text
