@@ -44,11 +44,15 @@ def main() -> int:
     """Write the object, compare with it, or print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    parser.add_argument("--runbooks", metavar="URL", help="print it, with that address of the runbook")
+    parser.add_argument(
+        "--runbooks", metavar="URL", help="print it, with that address of the runbook"
+    )
     arguments = parser.parse_args()
     after = generated()
     if arguments.runbooks:
-        sys.stdout.write(after.replace(f"runbook_url: {RUNBOOK}", f"runbook_url: {arguments.runbooks}"))
+        sys.stdout.write(
+            after.replace(f"runbook_url: {RUNBOOK}", f"runbook_url: {arguments.runbooks}")
+        )
         return 0
     if not arguments.check:
         OBJECT.write_text(after, encoding="utf-8")

@@ -39,7 +39,10 @@ SECTIONS = {
     "flight_recorder": FlightRecorderConfig,
     "metrics": MetricsConfig,
 }
-FAMILY_NAMES = {family.name for family in FAMILIES} | {family.exported_name for family in FAMILIES}
+EVERY_FAMILY = (*FAMILIES, *OF_SCALER)
+FAMILY_NAMES = {name for family in EVERY_FAMILY for name in (family.name, family.exported_name)}
+RECORDED = re.compile(r"\b\w+:\w+:\w+\b")
+"""What deploy/monitoring records."""
 OF_A_QUERY = re.compile(r"\b(batcher_[a-z_]+)\{([^{}]*)\}")
 MATCHER = re.compile(r'([a-z_]+)(=~|!~|!=|=)"([^"]*)"')
 FOLDERS = (
@@ -54,8 +57,8 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 
 
 def without_renames(page):
-    """The page's text; of the changelog without the lines that name what was removed."""
-    text = page.read_text(encoding="utf-8")
+    """The page's text without recorded names; of the changelog without lines that name what was removed."""
+    text = RECORDED.sub("", page.read_text(encoding="utf-8"))
     if page.name != "CHANGELOG.md":
         return text
     return "\n".join(line for line in text.splitlines() if not re.search(r" is (gone|now)\b", line))
@@ -83,8 +86,17 @@ def test_metrics_exist(page):
 
 
 @every_page
+def test_recorded_series_exist(page):
+    paths = (ROOT / "deploy" / "monitoring" / "rules").glob("*.yaml")
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    recorded = set(re.findall(r"- record: (\S+)", rules))
+    for name in RECORDED.findall(page.read_text(encoding="utf-8")):
+        assert not name.startswith(("batcher:", "namespace_")) or name in recorded, name
+
+
+@every_page
 def test_queries_select_labels_and_values_that_exist(page):
-    families = {family.exported_name: family for family in FAMILIES}
+    families = {family.exported_name: family for family in EVERY_FAMILY}
     for name, matchers in OF_A_QUERY.findall(without_renames(page)):
         family = families.get(name) or families[re.sub(r"_(sum|count|bucket)$", "", name)]
         for label, operator, value in MATCHER.findall(matchers):

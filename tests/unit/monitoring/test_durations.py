@@ -52,7 +52,7 @@ def test_durations_are_divided(duration, factor, expected):
         # Names, texts and numbers only look like durations.
         ("job:x:rate5m > 0.05", "job:x:rate5m > 0.05"),
         ("job:x5m:rate5m[5m]", "job:x5m:rate5m[3000ms]"),
-        ('x{window="5m", other=\'[5m]\'}', 'x{window="5m", other=\'[5m]\'}'),
+        ("x{window=\"5m\", other='[5m]'}", "x{window=\"5m\", other='[5m]'}"),
         ('x{a="\\"5m"}[5m]', 'x{a="\\"5m"}[3000ms]'),
         ("x{a=`5m`}", "x{a=`5m`}"),
         ("14.4 * x > 1e3 and 0x5d", "14.4 * x > 1e3 and 0x5d"),

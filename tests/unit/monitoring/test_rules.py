@@ -11,11 +11,12 @@ from batcher.scaler.families import FAMILIES as OF_SCALER
 from batcher.telemetry.families import FAMILIES
 from batcher.telemetry.reasons import CALLER_ERRORS, UnreadReason
 
-ROOT = Path(__file__).parents[3]
-MONITORING = ROOT / "deploy" / "monitoring"
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 
 import generate_prometheus_rule
+
+ROOT = Path(__file__).parents[3]
+MONITORING = ROOT / "deploy" / "monitoring"
 
 PATHS = sorted((MONITORING / "rules").glob("*.yaml"))
 RULES = [
