@@ -35,7 +35,9 @@ class Access:
 class Account:
     """The ServiceAccount of this pod. Its files are read each time: Kubernetes renews the token every hour."""
 
-    def __init__(self, environ: Mapping[str, str] | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, environ: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> None:
         self._environ = os.environ if environ is None else environ
         self._folder = FOLDER if folder is None else folder
         self._trusted: bytes | None = None

@@ -3,9 +3,7 @@
 import datetime as dt
 import ipaddress
 import json
-import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -18,10 +16,7 @@ from cryptography.x509.oid import NameOID
 from batcher import protocol
 from batcher.scaler import app
 from batcher.scaler.config import parse_scaler_config
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from fake_replica import FakeReplica
+from batcher.testing.replica import FakeReplica
 
 REF = protocol.keda.ScaledObjectRef(
     name="ranker", namespace="ml", scalerMetadata={"fleet": "ranker", "target": "0.8"}
