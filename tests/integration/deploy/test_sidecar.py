@@ -69,7 +69,6 @@ async def sidecar(overlay, tmp_path, eventually):
         await process.wait()
 
 
-@pytest.fixture
 def model(tmp_path):
     """What is in the model's container: a server on the socket that the overlay names."""
     return ServerProcess(
@@ -89,16 +88,30 @@ def model(tmp_path):
     )
 
 
-async def test_no_request_is_lost_when_the_pod_ends(sidecar, model, deploy, tmp_path, eventually):
+@pytest.fixture
+def started(tmp_path):
+    """A function that starts the model's container, again after it has died."""
+    with contextlib.ExitStack() as stack:
+
+        async def start():
+            return await asyncio.to_thread(stack.enter_context, model(tmp_path))
+
+        yield start
+
+
+async def test_no_request_is_lost_when_the_pod_ends(sidecar, started, deploy, tmp_path, eventually):
     process, http = sidecar
     assert status(http, "/readyz") == 503
     # Its startup probe has succeeded, so the kubelet starts the model.
-    await asyncio.to_thread(model.__enter__)
-    try:
-        await eventually(lambda: status(http, "/readyz") == 200)
-        await ends_well(process, http, model, deploy, tmp_path, eventually)
-    finally:
-        model.__exit__(None, None, None)
+    first = await started()
+    await eventually(lambda: status(http, "/readyz") == 200)
+    # Out of memory: the kubelet starts that container again, and not this one.
+    first.process.kill()
+    await eventually(lambda: status(http, "/readyz") == 503)
+    assert status(http, "/healthz") == 200
+    second = await started()
+    await eventually(lambda: status(http, "/readyz") == 200)
+    await ends_well(process, http, second, deploy, tmp_path, eventually)
 
 
 async def ends_well(process, http, model, deploy, tmp_path, eventually):
