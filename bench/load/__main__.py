@@ -25,6 +25,7 @@ import poisson  # noqa: E402
 import prefetch  # noqa: E402
 import quiet  # noqa: E402
 import reloads  # noqa: E402
+import scaler  # noqa: E402
 import signals  # noqa: E402
 import soak  # noqa: E402
 import telemetry  # noqa: E402
@@ -62,6 +63,8 @@ DESCRIPTION = """Put load on the server over real gRPC and measure.
   kills      child processes are killed, stopped and crash under load: what ends how, what is left
   signals    every metric beside what is known from the outside, as a real Prometheus reads it; the
              scale signal at loads from 0.3 to 3
+  scaler     the external scaler with 200 replicas: its answers and processor time, while replicas
+             hang and lie and callers attack it
   soak       mixed load for minutes, with cancels, resets and broken connections: what grows
   lengths    real text of mixed length on all-MiniLM-L6-v2: padding, throughput and p99 with
              buckets and without
@@ -84,6 +87,7 @@ EXAMPLES = """examples:
   python bench/load attack --only credit --rounds 1
   python bench/load busy --rounds 3
   python bench/load signals --only "levels up"
+  python bench/load scaler --seconds 5
   python bench/load soak --seconds 600
   python bench/load lengths --count 5
   python bench/load poisson --rate 400 --address 127.0.0.1:8001 --model hello --seconds 30
@@ -210,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
         (fleet, "servers that an autoscaler starts and stops, beside the simulation", []),
         (kills, "what becomes of requests when child processes are killed", []),
         (signals, "what metrics say beside what is true", []),
+        (scaler, "answers of the external scaler, and what they cost", []),
         (soak, "memory, descriptors and latency under mixed load", [own]),
     )
     for module, what, parents in modules:
@@ -220,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
                 *parents,
                 *(
                     []
-                    if module in {exposition, fleet, signals, soak, telemetry}
+                    if module in {exposition, fleet, scaler, signals, soak, telemetry}
                     else [quiet.options()]
                 ),
             ],
