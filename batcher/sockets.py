@@ -23,7 +23,7 @@ kernel drops what does not fit, and the client's kernel tries again a second lat
 UNIX = "unix:"
 
 _REMEDIES: Mapping[int | None, str] = {
-    errno.EADDRINUSE: " (stop what listens there, or set another address under `server`)",
+    errno.EADDRINUSE: " (stop what listens there, or configure another address)",
     errno.EADDRNOTAVAIL: " (no network interface of this machine has it; 0.0.0.0 stands for all)",
     errno.EACCES: " (ports below 1024, and folders that this user cannot write, need privileges)",
     errno.ENOENT: " (create the folder of the Unix socket first)",
@@ -112,8 +112,8 @@ def _remove_stale(path: str) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise ListenError(
-            f"cannot listen on unix:{path}: the path exists and is not a socket (remove it, or set"
-            " another path under `server`)"
+            f"cannot listen on unix:{path}: the path exists and is not a socket (remove it, or configure"
+            " another path)"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # A blocking connect would wait for a listener whose backlog is full.
@@ -126,6 +126,6 @@ def _remove_stale(path: str) -> None:
         except BlockingIOError:
             pass
     raise ListenError(
-        f"cannot listen on unix:{path}: another process listens there (stop it, or set another path"
-        " under `server`)"
+        f"cannot listen on unix:{path}: another process listens there (stop it, or configure"
+        " another path)"
     )

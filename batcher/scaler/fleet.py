@@ -40,6 +40,16 @@ class Value:
     """Why it is not known; else empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is known at a moment."""
+
+    members: list[Member]
+    activity: Activity
+    models: frozenset[str]
+    at_ns: int
+
+
 class FleetCounts:
     """What is counted of a fleet, for `/metrics`."""
 
@@ -75,8 +85,7 @@ class Fleet:
         self._woken_until_ns = 0
         self._fresh_ns = MISSED_POLLS * config.poll.interval + config.poll.timeout
         self._values: dict[tuple[str, str], Value] = {}
-        self._view: tuple[list[Member], Activity] | None = None
-        self._view_ns = 0
+        self._view: _View | None = None
 
     async def run(self) -> None:
         """List and poll until cancelled; in the end, close every connection."""
@@ -112,11 +121,11 @@ class Fleet:
 
     def activity(self) -> Activity:
         """Whether it is active now, and why."""
-        return self._look()[1]
+        return self._look().activity
 
     def value(self, metric: Metric, model: str) -> Value:
         """The value of a metric now."""
-        members, _ = self._look()
+        members = self._look().members
         key = metric.name, model
         if key not in self._values:
             self._values[key] = self._value(members, metric, model)
@@ -124,17 +133,11 @@ class Fleet:
 
     def states(self) -> Counter[State]:
         """How many replicas are in each state."""
-        return Counter(member.state for member in self._look()[0])
+        return Counter(member.state for member in self._look().members)
 
-    def serves(self, model: str) -> list[str]:
-        """The names of all models, if the model is none of them; else an empty list."""
-        names = {
-            name
-            for member in self._look()[0]
-            if member.report is not None
-            for name, _ in member.report.models
-        }
-        return [] if model in names else sorted(names)
+    def model_names(self) -> frozenset[str]:
+        """The names of all models in reports that count."""
+        return self._look().models
 
     def report_age_ns(self, now_ns: int) -> int | None:
         """The age of the oldest report that counts; None: none does."""
@@ -151,10 +154,12 @@ class Fleet:
 
     def wake(self) -> int:
         """Keep it active for `wake_for` from now on, in nanoseconds; 0: waking is off."""
-        wake_ns = self.config.wake_for
-        self._woken_until_ns = max(self._woken_until_ns, self._clock() + wake_ns)
-        self._forget()
-        self.changed()
+        now_ns, wake_ns = self._clock(), self.config.wake_for
+        news = now_ns >= self._woken_until_ns
+        self._woken_until_ns = max(self._woken_until_ns, now_ns + wake_ns)
+        if news:
+            self._forget()
+            self.changed()
         return wake_ns
 
     # --- what happens to it ---
@@ -227,17 +232,24 @@ class Fleet:
         self._view = None
         self._values.clear()
 
-    def _look(self) -> tuple[list[Member], Activity]:
+    def _look(self) -> _View:
         now_ns = self._clock()
-        if self._view is None or now_ns - self._view_ns > _VIEW_NS:
+        if self._view is None or now_ns - self._view.at_ns > _VIEW_NS:
             self._values.clear()
-            self._view_ns = now_ns
             replicas = self.replicas
             for replica in replicas:
                 self._note_asked(replica)
-            self._view = (
-                _members(replicas, now_ns),
+            members = _members(replicas, now_ns)
+            self._view = _View(
+                members,
                 activity(self._facts(replicas, now_ns), self.config.idle_after, now_ns),
+                frozenset(
+                    name
+                    for member in members
+                    if member.report is not None
+                    for name, _ in member.report.models
+                ),
+                now_ns,
             )
         return self._view
 

@@ -114,16 +114,17 @@ class ScalerService:
                 " metric in the metadata of the trigger",
             )
         fleet = self._fleets[question.fleet]
+        names = fleet.model_names()
+        if question.model and names and question.model not in names:
+            raise RefusedError(
+                grpc.StatusCode.NOT_FOUND,
+                f'model: no replica of fleet {question.fleet} has "{shortened(question.model[:60])}";'
+                f" they have {', '.join(sorted(names)[:20])}",
+            )
         value = fleet.value(metric, question.model)
         if value.estimate is None:
             raise _unavailable(
                 f"{metric.name} of fleet {question.fleet} is not known: {value.reason}"
-            )
-        if question.model and value.estimate.known and (names := fleet.serves(question.model)):
-            raise RefusedError(
-                grpc.StatusCode.NOT_FOUND,
-                f'model: no replica of fleet {question.fleet} has "{shortened(question.model[:60])}";'
-                f" they have {', '.join(names[:20])}",
             )
         found = value.estimate.for_target(question.target, metric.how)
         answer = keda.MetricValue(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import subprocess
 import sys
 
@@ -116,3 +117,29 @@ async def test_a_scaler_that_starts_again_is_not_sure_at_once(scaler_process, tw
         finally:
             two_servers[1].process.send_signal(signal.SIGCONT)
         await client.until(client.active, False)
+
+
+async def test_a_port_in_use_is_said(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        path = tmp_path / "scaler.yaml"
+        path.write_text(
+            json.dumps(
+                {
+                    "listen": {"grpc": [address], "http": None},
+                    "fleets": [{"name": "ranker", "replicas": {"static": ["127.0.0.1:1"]}}],
+                }
+            )
+        )
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "batcher", "scaler", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert f"cannot listen on {address}" in done.stderr
+    assert "Traceback" not in done.stderr
