@@ -77,6 +77,7 @@ format: $(VENV)/.lint
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/hadolint --failure-threshold style deploy/image/Dockerfile
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
 
 types: $(VENV)/.lint
 	$(BIN)/mypy

@@ -16,6 +16,8 @@ import build_image
 WAIT_S = 120
 """How long a container may take to start, and to end."""
 
+NAME = "tested"
+
 NO_SHELL = [f"/usr/bin/{name}" for name in ("bash", "dash")]
 
 
@@ -77,17 +79,16 @@ class Container:
         root = self.stack.enter_context(build_image.mounted(self.image))
         settings = unprivileged(self.image, root, self.arguments, self.mounts)
         (folder / "config.json").write_text(json.dumps(settings))
+        self.runtime = [build_image.runtime(), "--root", str(folder / "state")]
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
-                    build_image.runtime(),
-                    "--root",
-                    str(folder / "state"),
+                    *self.runtime,
                     "run",
                     "--bundle",
                     str(folder),
-                    "tested",
+                    NAME,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -116,6 +117,15 @@ class Container:
         """What it prints until it ends by itself, and its exit code."""
         printed, _ = self.process.communicate(timeout=WAIT_S)
         return printed.decode(), self.process.returncode
+
+    def execute(self, *command):
+        """The exit code of a command beside the server."""
+        return subprocess.run(
+            [*self.runtime, "exec", NAME, *command],
+            check=False,
+            capture_output=True,
+            timeout=WAIT_S,
+        ).returncode
 
     def stop(self):
         """Its exit code after SIGTERM, which `runc` passes on."""

@@ -2,54 +2,34 @@
 
 import json
 import urllib.request
+from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
+import yaml
 from containers import WAIT_S, Container
 from onnx import TensorProto, helper
 from prometheus_client.parser import text_string_to_metric_families
 
-from batcher import protocol
 from batcher.testing.messages import infer_request, output_arrays
-from batcher.testing.server import free_address
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
 pytestmark = [pytest.mark.image, pytest.mark.slow]
-
-
-@pytest.fixture
-def configured(tmp_path):
-    """A function from a model to (folder with its configuration, gRPC address, HTTP address)."""
-    tmp_path.chmod(0o755)
-
-    def configure(**model):
-        data, web = free_address(), free_address()
-        server = {"grpc": [data], "http": web, "drain_delay": 0}
-        document = {"server": server, "models": [{"name": "tested", **model}]}
-        (tmp_path / "config.yaml").write_text(json.dumps(document))
-        return tmp_path, data, web
-
-    return configure
-
-
-@pytest.fixture
-def stub():
-    """A function from an address to what calls its inference service."""
-    channels = []
-
-    def dial(address):
-        channels.append(grpc.insecure_channel(address))
-        return protocol.Stub(channels[-1], protocol.INFERENCE)
-
-    yield dial
-    for channel in channels:
-        channel.close()
 
 
 def get(web, path):
     """The text of a page of the server."""
     with urllib.request.urlopen(f"http://{web}{path}", timeout=WAIT_S) as answer:
         return answer.read().decode()
+
+
+def health_check(web):
+    """What compose.yaml runs in the container, for another address."""
+    compose = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())
+    kind, *command = compose["services"]["batcher"]["healthcheck"]["test"]
+    assert kind == "CMD"
+    return [word.replace("127.0.0.1:8002", web) for word in command]
 
 
 def executing(web):
@@ -70,6 +50,8 @@ def test_it_serves_and_answers_what_it_has_when_it_is_stopped(image, configured,
     with Container(image, mounts={"/etc/batcher": folder}) as container:
         container.wait_until_ready()
         assert json.loads(get(web, "/readyz"))["ready"]
+        assert container.execute(*health_check(web)) == 0
+        assert container.execute(*health_check("127.0.0.1:1")) != 0
         request = infer_request("tested", {"X": np.ones((1, 4), np.float32)})
         call = stub(data).ModelInfer.future(request, timeout=WAIT_S)
         while not call.done() and not executing(web):
