@@ -1,6 +1,6 @@
 """Processes in the root of an image, as a strict container runtime runs them.
 
-`runc` gives them the image's user without a right more, a root file system that nobody can write to,
+`runc` gives them the image's user without a right more, a root file system that cannot be written to,
 and no /tmp. The network is that of this machine, so that tests reach them.
 """
 

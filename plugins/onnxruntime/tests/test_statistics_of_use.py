@@ -1,4 +1,4 @@
-"""Onnxruntime tells nobody that it is used."""
+"""Onnxruntime does not report that it is used."""
 
 import os
 import subprocess
