@@ -94,10 +94,7 @@ class Poller:
             async with asyncio.timeout(timeout_s + _SLACK_S):
                 data = await get(_REQUEST, timeout=timeout_s)
         except aio.AioRpcError as error:
-            result = _RESULTS.get(error.code(), PollResult.FAILED)
-            self.replica.failed(
-                result, f"{error.code().name}: {on_one_line(error.details() or '')}"
-            )
+            self.replica.failed(_result(error), _said(error))
         except TimeoutError:
             self.replica.failed(PollResult.TIMEOUT, "no answer in time")
             await self._close()

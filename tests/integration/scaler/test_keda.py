@@ -101,21 +101,21 @@ async def test_all_replicas_hang(fleet):
 
 
 @pytest.mark.parametrize(
-    "nonsense",
+    ("nonsense", "result"),
     [
-        {"ratio": float("nan")},
-        {"ratio": float("inf")},
-        {"ratio": -1.0},
-        {"ratio": 1e12},
-        {"raw": b""},
-        {"raw": b"\x00\xff nonsense"},
-        {"raw": b"\x0a" + b"\xff" * 2_000_000},
-        {"status": StatusCode.UNIMPLEMENTED},
-        {"status": StatusCode.RESOURCE_EXHAUSTED},
+        ({"ratio": float("nan")}, "unbelieved"),
+        ({"ratio": float("inf")}, "unbelieved"),
+        ({"ratio": -1.0}, "unbelieved"),
+        ({"ratio": 1e12}, "unbelieved"),
+        ({"raw": b""}, "unbelieved"),
+        ({"raw": b"\x00\xff nonsense"}, "unbelieved"),
+        ({"raw": b"\x0a" + b"\xff" * 2_000_000}, "too_large"),
+        ({"status": StatusCode.UNIMPLEMENTED}, "failed"),
+        ({"status": StatusCode.RESOURCE_EXHAUSTED}, "failed"),
     ],
     ids=["nan", "inf", "negative", "absurd", "empty", "garbage", "giant", "other", "busy"],
 )
-async def test_nonsense_is_unknown(fleet, nonsense):
+async def test_nonsense_is_unknown(fleet, nonsense, result):
     running, client, three = fleet
     for name, value in nonsense.items():
         setattr(three[0], name, value)
@@ -123,6 +123,8 @@ async def test_nonsense_is_unknown(fleet, nonsense):
     three[1].ratio = three[2].ratio = 0.75
     answers = await client.until(client.value, 2.0)
     assert all(1.5 <= answer <= 2 for answer in answers), "0.5 is what it said last"
+    (odd,) = [each for each in running.fleet.replicas if each.endpoint.address == three[0].address]
+    assert odd.result == result
     running.forget(three[0].address)
     await client.until(client.value, 2.25)
     assert await client.active() is True
