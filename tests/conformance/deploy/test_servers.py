@@ -33,8 +33,10 @@ def servers(rendered):
     return found
 
 
-def test_every_rendering_that_has_a_model_has_a_server(rendered, servers):
-    assert servers or rendered.name in {"scaler", "scaler+monitored"}
+def test_every_fleet_has_servers(rendered, servers):
+    fleets = {pod.owner for pod in rendered.pods} - {"batcher-scaler"}
+    assert {each.pod.owner for each in servers} == fleets
+    assert fleets or rendered.name.startswith(("scaler", "monitoring"))
 
 
 def others(server):
