@@ -1,6 +1,7 @@
 """The configurations below `deploy/` are valid, without a renderer: `make conformance` checks the manifests."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,9 @@ def test_service_configurations_differ_in_the_balancer_alone():
     (method,) = first["methodConfig"]
     # Codes with which nothing has been executed, or nothing that would be wrong twice.
     assert method["retryPolicy"]["retryableStatusCodes"] == ["RESOURCE_EXHAUSTED", "UNAVAILABLE"]
+
+
+def test_the_page_has_the_service_configuration_to_paste():
+    page = (DEPLOY.parent / "docs" / "kubernetes.md").read_text("utf-8")
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert block == (DEPLOY / "client" / "round-robin.json").read_text("utf-8")
