@@ -1,7 +1,7 @@
 """A fleet for real: servers behind gRPC's round robin, started and stopped by the HorizontalPodAutoscaler's algorithm.
 
 It goes by what `batcher scaler` answers. The load is an open loop and steps up and down again; then one replica is
-killed and one hangs. The servers have addresses 127.0.0.1, 127.0.0.2, ... under one name, for which a name server on
+killed and one hangs; then all are replaced, one by one, by clients and servers of several settings. The servers have addresses 127.0.0.1, 127.0.0.2, ... under one name, for which a name server on
 loopback answers, as that of Kubernetes does for a headless service. Clients are gRPC's own, as docs/load-balancing.md
 says. The simulated fleet gets the same arrivals, the same autoscaler, and the times to start and drain that were
 measured. Requests that met a slow spell of the machine do not count for what is on time (`spells`).
@@ -22,16 +22,16 @@ import bars
 import machine
 import spells
 
-from fleet import compare, faults, picture, real
+from fleet import compare, faults, picture, real, rollouts
 from fleet.scaler import why_not
 from fleet.scene import TARGET_NS, Scene
 
-SCENES = ("steps", "faults")
+SCENES = ("steps", "faults", "rollouts")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--only", choices=SCENES, help="one of the scenes; default: both")
+    parser.add_argument("--only", choices=SCENES, help="one of the scenes; default: all")
     parser.add_argument(
         "--rates", type=float, nargs="+", default=[70, 280, 70], help="requests a second, by phase"
     )
@@ -60,21 +60,29 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         sys.exit(f"the scaler cannot be given a name server of its own here: {why}")
     gc.freeze()
     result: dict[str, Any] = {}
-    if options.only != "faults":
+    if options.only in (None, "steps"):
         result["steps"] = found = await _steps(options)
         shown = ("real", "simulated", "replica_seconds_ratio", "measured_seconds", "settled")
         for name in shown:
-            print(f"{name:22}{found[name]}")
+            print(f"{name:22}{found[name]}", flush=True)
         bars.show(found["checks"])
         if options.plot:
             picture.draw(found, options.plot)
-    if options.only != "steps":
+    if options.only in (None, "faults"):
         with tempfile.TemporaryDirectory() as folder:
             played = await real.play(faults.SCENE, Path(folder), events=faults.EVENTS)
         result["faults"] = found = faults.judged(played)
         for name, told in found["faults"].items():
             print(f"{name:22}{told}")
         bars.show(found["checks"])
+    if options.only in (None, "rollouts"):
+        result["rollouts"] = found = await rollouts.run()
+        for name, told in found.items():
+            print(f"{name:34}{told}")
+        found["recommended"]["checks"] = {
+            "a rollout loses nothing": not found["recommended"]["not_answered"]
+        }
+        bars.show(found["recommended"]["checks"])
     unkept = ("run", "output", "plot", "command")
     settings = {name: value for name, value in vars(options).items() if name not in unkept}
     machine.save(options.output, {"settings": settings, **result})

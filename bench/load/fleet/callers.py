@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import grpc
 from clients import Record
@@ -16,48 +19,52 @@ from batcher.protocol import INFERENCE, Stub
 from batcher.testing.messages import infer_request
 from fleet.scene import COLUMNS, DEADLINE_S, MODEL
 
-SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "healthCheckConfig": {"serviceName": ""},
-    "methodConfig": [
-        {
-            "name": [{"service": INFERENCE}],
-            "waitForReady": True,
-            "retryPolicy": {
-                "maxAttempts": 4,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "1s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
-}
-"""Refusals for overload are not sent again: an open loop would only add to the load by that."""
+DOCUMENTED = Path(__file__).parents[3] / "deploy" / "client" / "round-robin.json"
+"""The service configuration that callers are to use."""
 
-OPTIONS: Sequence[tuple[str, str | int]] = (
-    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+OPTIONS: dict[str, int] = {
     # A new connection, and new addresses, at once: the defaults are 1 s and 30 s.
-    ("grpc.dns_min_time_between_resolutions_ms", 500),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1000),
-    ("grpc.max_reconnect_backoff_ms", 2000),
+    "grpc.dns_min_time_between_resolutions_ms": 500,
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.min_reconnect_backoff_ms": 1000,
+    "grpc.max_reconnect_backoff_ms": 2000,
     # A server that hangs acknowledges no ping: it is left after three seconds. In gRPC's C core the timeout of
     # keepalive pings alone does not do that.
-    ("grpc.keepalive_time_ms", 2000),
-    ("grpc.keepalive_timeout_ms", 1000),
-    ("grpc.http2.ping_timeout_ms", 1000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-)
+    "grpc.keepalive_time_ms": 2000,
+    "grpc.keepalive_timeout_ms": 1000,
+    "grpc.http2.ping_timeout_ms": 1000,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.max_pings_without_data": 0,
+    "grpc.use_local_subchannel_pool": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What callers are told of the fleet; without anything it is what docs/load-balancing.md recommends."""
+
+    health_checks: bool = True
+    retries: bool = True
+    options: Mapping[str, int] = field(default_factory=lambda: OPTIONS)
+
+    def service_config(self) -> dict[str, Any]:
+        """The documented service configuration, or parts of it."""
+        config: dict[str, Any] = json.loads(DOCUMENTED.read_text(encoding="utf-8"))
+        if not self.health_checks:
+            del config["healthCheckConfig"]
+        if not self.retries:
+            del config["methodConfig"][0]["retryPolicy"]
+        return config
 
 
 class Callers:
     """Sends the requests of an open loop, round several channels. `open` first, `finish` last."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, settings: Settings | None = None) -> None:
         self.record = record
+        settings = settings or Settings()
+        config = json.dumps(settings.service_config())
+        self._options = [("grpc.service_config", config), *settings.options.items()]
         self._request = infer_request(MODEL, {"X": ones((1, COLUMNS), "float32")})
         self._tasks: set[asyncio.Task[None]] = set()
         self._channels: list[aio.Channel] = []
@@ -65,7 +72,9 @@ class Callers:
 
     async def open(self, target: str, channels: int) -> None:
         """Connect, with so many channels."""
-        self._channels = [aio.insecure_channel(target, options=OPTIONS) for _ in range(channels)]
+        self._channels = [
+            aio.insecure_channel(target, options=self._options) for _ in range(channels)
+        ]
         self._stubs = [Stub(channel, INFERENCE) for channel in self._channels]
         for stub in self._stubs:
             await stub.ModelInfer(self._request, timeout=DEADLINE_S)

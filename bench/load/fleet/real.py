@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from poisson import drive
 
 from batcher.clock import SECOND
 from batcher.simulation.fleet import ReplicaView
-from fleet.callers import Callers
+from fleet.callers import Callers, Settings
 from fleet.dns import NameServer
 from fleet.replicas import NAME, Fleet, Replica
 from fleet.scaler import Scaler
@@ -48,27 +49,46 @@ class RealRun:
     """Of the scaler: its errors, and its slowest answer."""
 
 
+THREADS = 64
+
 Event = tuple[float, Callable[[Fleet], Awaitable[None] | None]]
 """Seconds from the start of the load, and what befalls the fleet then."""
 
 
 async def play(
-    scene: Scene, folder: Path, *, channels: int = 1, events: tuple[Event, ...] = ()
+    scene: Scene,
+    folder: Path,
+    *,
+    channels: int = 1,
+    events: tuple[Event, ...] = (),
+    callers: Settings | None = None,
+    server: Mapping[str, Any] | None = None,
+    scaled: bool = True,
 ) -> RealRun:
-    """Play the scene, and end every server."""
+    """Play the scene, and end every server. `server` are other settings of the replicas.
+
+    With `scaled` the autoscaler decides how many replicas there are.
+    """
+    # A thread waits for each process; asyncio has four more than there are cores.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     names = NameServer()
     await names.start()
-    fleet = Fleet(folder, config(), names)
+    document = config()
+    document["server"] |= server or {}
+    fleet = Fleet(folder, document, names)
     record, due_ns = Record(), scene.due_ns()
     steps: list[RealStep] = []
-    callers, stack = Callers(record), AsyncExitStack()
+    load, stack = Callers(record, callers), AsyncExitStack()
+    scaler = Scaler(folder, NAME, int(fleet.port), names.host)
     try:
         await fleet.begin(scene.replicas)
-        await callers.open(fleet.target, channels)
-        scaler = await stack.enter_async_context(Scaler(folder, NAME, int(fleet.port), names.host))
-        tasks = [asyncio.create_task(control(scene, fleet, names, scaler, steps, record))]
+        await load.open(fleet.target, channels)
+        tasks = [asyncio.create_task(_look(fleet, names))]
+        if scaled:
+            await stack.enter_async_context(scaler)
+            tasks += [asyncio.create_task(control(scene, fleet, scaler, steps, record))]
         tasks += [asyncio.create_task(_befall(fleet, record, event)) for event in events]
-        await drive(callers, due_ns, record)
+        await drive(load, due_ns, record)
         left_s = (record.began_ns + scene.until_ns - time.monotonic_ns()) / SECOND
         await asyncio.sleep(max(0.0, left_s))
         for task in tasks:
@@ -78,7 +98,7 @@ async def play(
                 raise ended
     finally:
         await stack.aclose()
-        await callers.finish()
+        await load.finish()
         await fleet.end()
         names.close()
     replicas = [_told(replica, record.began_ns) for replica in fleet.all]
@@ -89,7 +109,6 @@ async def play(
 async def control(
     scene: Scene,
     fleet: Fleet,
-    names: NameServer,
     scaler: Scaler,
     steps: list[RealStep],
     record: Record,
@@ -100,7 +119,6 @@ async def control(
     while True:
         next_ns += autoscaler.sync_ns
         await asyncio.sleep(max(0.0, (next_ns - time.monotonic_ns()) / SECOND))
-        fleet.first_told(names.told_ns.get)
         load, now_ns = await scaler.load(), time.monotonic_ns()
         views = [
             ReplicaView(each.number, each.started_ns, each.ready_ns, None) for each in fleet.active
@@ -113,6 +131,13 @@ async def control(
         starting = len(views) - ready
         steps.append(RealStep(at_ns, desired, ready, starting, draining, load, decision.reason))
         fleet.scale(desired)
+
+
+async def _look(fleet: Fleet, names: NameServer) -> None:
+    """Note when callers are told of replicas."""
+    while True:
+        fleet.first_told(names.told_ns.get)
+        await asyncio.sleep(0.2)
 
 
 async def _befall(fleet: Fleet, record: Record, event: Event) -> None:

@@ -68,10 +68,7 @@ class Fleet:
     async def begin(self, count: int) -> None:
         """Start so many, and wait until they are ready."""
         self.scale(count)
-        while not all(each.ready for each in self.active):
-            if self.problems:
-                raise ServerFailedError("; ".join(self.problems))
-            await asyncio.sleep(0.05)
+        await self._all_ready()
 
     def scale(self, desired: int) -> None:
         """Start what is missing; stop those that are not ready first, then the youngest."""
@@ -80,6 +77,18 @@ class Fleet:
         surplus = max(0, len(self.active) - desired)
         for replica in sorted(self.active, key=lambda r: (r.ready, -r.number))[:surplus]:
             self._stop(replica)
+
+    async def replace(self, replica: Replica) -> None:
+        """Start another one, and when that is ready stop this one, as a rollout with a surge of one does."""
+        self.scale(len(self.active) + 1)
+        await self._all_ready()
+        self._stop(replica)
+
+    async def _all_ready(self) -> None:
+        while not all(each.ready for each in self.active):
+            if self.problems:
+                raise ServerFailedError("; ".join(self.problems))
+            await asyncio.sleep(0.05)
 
     async def end(self) -> None:
         """Stop all, and wait for their ends."""
