@@ -73,7 +73,7 @@ def sweep_of(experiment: Experiment, options: AutoscaleOptions) -> Sweep:
         },
         hpa,
         keda,
-        read_duration("--average", options.average) or 0,
+        read_duration("--average", options.average, or_zero=True) or 0,
         experiment.seeds,
         experiment.requests,
         experiment.duration_ns,

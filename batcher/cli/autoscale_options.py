@@ -110,10 +110,11 @@ RateWindow = Annotated[
     _option(metavar="TIME", text="Over how long `cpu` and `duty_cycle` are taken."),
 ]
 Average = Annotated[
-    str | None,
+    str,
     _option(
         metavar="TIME",
-        text="Scale on each replica's mean over this time. [default: its last reading]",
+        text="Scale on the mean of each replica's readings of this time, where they are no rates; `0s`: on the"
+        " last one.",
     ),
 ]
 Multiply = Annotated[
@@ -177,7 +178,7 @@ class AutoscaleOptions:
     keda: str | None
     scrape: str
     rate_window: str
-    average: str | None
+    average: str
     multiply: int
     cpu_share: float
     wait: str | None

@@ -289,7 +289,7 @@ def simulate(
     keda: fleet_options.KedaTimes = None,
     scrape: fleet_options.ScrapeTimes = "1s:500ms",
     rate_window: fleet_options.RateWindow = "30s",
-    average: fleet_options.Average = None,
+    average: fleet_options.Average = "15s",
     multiply: fleet_options.Multiply = 1,
     cpu_share: fleet_options.CpuShare = 0.0,
     wait: fleet_options.Wait = None,

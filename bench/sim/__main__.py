@@ -34,6 +34,9 @@ REQUESTS = {
 }
 """Requests of each run, where they are not 30,000."""
 
+SEEDS = {"autoscale": 1}
+"""Seeds of the scenes that take long, where they are not 5."""
+
 TABLES = (
     "compare",
     "pipelining",
@@ -73,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "scene", choices=("grid", "outcomes", "ablation", *scenes.names()), help="what to measure"
     )
-    top.add_argument("--seeds", type=int, default=5, help="arrivals to repeat it on (5)")
+    top.add_argument("--seeds", type=int, help="arrivals to repeat it on (5; autoscale: 1)")
     few = ", ".join(f"{scene}: {number}" for scene, number in REQUESTS.items())
     top.add_argument("--requests", type=int, help=f"requests of each run (30000; {few})")
     top.add_argument("--steps", type=int, default=8, help="steps of each search for a rate (8)")
@@ -83,12 +86,20 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--processes", type=_names(world.PROCESSES), help="arrivals of the grid, by comma (all)"
     )
-    top.add_argument("--jobs", type=int, default=2, help="processes of the grid (2)")
+    top.add_argument(
+        "--jobs", type=int, default=2, help="processes of the grid and of autoscale (2)"
+    )
     top.add_argument(
         "--noise", type=float, help="spread of service times (grid: 0, unknowable: 0.1)"
     )
     top.add_argument("--cold", action="store_true", help="start without a warm-up, these two")
     top.add_argument("--traces", default="traces", help="folder of recorded arrivals, CSV")
+    top.add_argument(
+        "--plot",
+        type=Path,
+        default=Path("docs/autoscale.png"),
+        help="where the picture of autoscale goes",
+    )
     top.add_argument("--output", type=Path, help="where the figures go")
     outcomes.add_options(top)
     compare.add_options(top)
@@ -133,6 +144,7 @@ def main() -> int:
     """Measure, print, write."""
     command_line = parser()
     options = command_line.parse_args()
+    options.seeds = options.seeds or SEEDS.get(options.scene, 5)
     if options.scene not in NOISE and (options.noise or options.cold):
         command_line.error(f"--noise and --cold are for {' and '.join(NOISE)}")
     if options.scene == "outcomes":

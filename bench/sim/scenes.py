@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import autoscale
 import bursts
 import compare
 import faults
@@ -278,6 +279,7 @@ SCENES = {
         groups.groups,
         *(lengths.lengths, sizes.sizes, pipelining.pipelining, scale.scale),
         compare.compare,
+        autoscale.autoscale,
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,
         *(faults.poison, faults.failing, faults.oversized, memory.memory, lost.lost),

@@ -23,7 +23,7 @@ from batcher.autoscaling import (
 )
 from batcher.clock import SECOND
 from batcher.simulation.fleet.controller import FleetView, ReplicaView
-from batcher.simulation.fleet.signals import Signal
+from batcher.simulation.fleet.signals import RATES, Signal
 
 CPU_WINDOW_NS = 15 * SECOND
 """The window of a processor time as metrics-server tells it: its resolution."""
@@ -35,7 +35,7 @@ class Scaling:
 
     `set_point` is what the signal of one replica should be. `cpu` is a resource metric; every other signal is an
     external metric with `averageValue`: the sum over the replicas. With `average_ns` each replica's value is the mean
-    of its samples of the last so long.
+    of its samples of the last so long, where the signal is no rate, which is a mean already.
     """
 
     signal: Signal
@@ -54,6 +54,7 @@ class Autoscaler:
     scaling: Scaling
     _hpa: Hpa = field(init=False)
     _keda: Keda | None = field(init=False)
+    _average_ns: int = field(init=False)
     _values: dict[int, deque[tuple[int, float]]] = field(default_factory=lambda: defaultdict(deque))
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class Autoscaler:
         settings = scaling.hpa if scaling.keda is None else scaling.keda.hpa(scaling.hpa)
         self._hpa = Hpa(settings)
         self._keda = None if scaling.keda is None else Keda(scaling.keda)
+        self._average_ns = 0 if scaling.signal in RATES else scaling.average_ns
 
     @property
     def sync_ns(self) -> int:
@@ -69,7 +71,7 @@ class Autoscaler:
         due = [scaling.hpa.sync_ns]
         if scaling.keda is not None:
             due.append(scaling.keda.polling_ns)
-        if scaling.average_ns:
+        if self._average_ns:
             due.append(scaling.read_ns)
         return gcd(*due)
 
@@ -112,7 +114,7 @@ class Autoscaler:
         return PodsAverage(self.scaling.set_point, values, cpu=True)
 
     def _remember(self, view: FleetView) -> None:
-        signal, oldest_ns = self.scaling.signal, view.now_ns - self.scaling.average_ns
+        signal, oldest_ns = self.scaling.signal, view.now_ns - self._average_ns
         for replica in view.replicas:
             sample = replica.sample
             if sample is None or signal not in sample.values:
@@ -127,9 +129,9 @@ class Autoscaler:
         sample = replica.sample
         if sample is None or self.scaling.signal not in sample.values:
             return None
-        if not self.scaling.average_ns:
+        if not self._average_ns:
             return sample.values[self.scaling.signal]
-        oldest_ns = view.now_ns - self.scaling.average_ns
+        oldest_ns = view.now_ns - self._average_ns
         recent = [value for at_ns, value in self._values[replica.number] if at_ns >= oldest_ns]
         return fmean(recent) if recent else sample.values[self.scaling.signal]
 

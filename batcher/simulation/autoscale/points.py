@@ -109,7 +109,7 @@ def default_set_points(
     """Returns the set-points that a sweep tries, in the signal's own unit, from the most replicas to the fewest."""
     match signal:
         case Signal.CPU:
-            full = _full_cpu(deployment, traffic, processor)
+            full = full_cpu(deployment, traffic, processor)
             return tuple(share * full for share in SHARES)
         case Signal.DUTY_CYCLE | Signal.NVML_UTILIZATION:
             return SHARES
@@ -124,8 +124,8 @@ def default_set_points(
             return LOADS
 
 
-def _full_cpu(deployment: Deployment, traffic: Traffic, processor: Processor) -> float:
-    """Processor time over what is requested while the devices serve all that they can, in full batches."""
+def full_cpu(deployment: Deployment, traffic: Traffic, processor: Processor) -> float:
+    """Returns the processor time over what is requested while the devices serve all that they can, in full batches."""
     rate = deployment.capacity(traffic)
     fullest = max(len(model.curve) - 1 for model in deployment.models)
     batches = rate * traffic.mean_rows / fullest
