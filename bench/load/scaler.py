@@ -202,6 +202,7 @@ SCENES: dict[str, tuple[str, str]] = {
 def add_options(command: argparse.ArgumentParser) -> None:
     """Its options."""
     command.add_argument("--replicas", type=int, default=200, help="of the fleet")
+    command.add_argument("--only", choices=SCENES, help="play this scene alone")
     command.add_argument("--seconds", type=float, default=10.0, help="length of a scene")
     command.add_argument(
         "--output", type=Path, default=machine.RESULTS / "scaler.json", help="where the figures go"
@@ -215,6 +216,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         scene = await asyncio.to_thread(Scene, options.replicas, folder)
         try:
             for name, (line, attack) in SCENES.items():
+                if options.only not in {None, name}:
+                    continue
                 scene.tell(line)
                 results[name] = await measured(scene, options.seconds, attack)
                 print(f"{name:32}", json.dumps(results[name]), flush=True)

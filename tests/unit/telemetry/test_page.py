@@ -27,6 +27,13 @@ def test_the_tables_of_the_page_are_up_to_date(tool):
     assert tool.generated(page) == page, "run python tools/generate_metrics_page.py"
 
 
+def test_the_tables_of_the_scaler_are_up_to_date(tool):
+    page = tool.SCALER_PAGE.read_text(encoding="utf-8")
+    assert tool.generated(page, tool.SCALER_TABLES) == page, (
+        "run python tools/generate_metrics_page.py"
+    )
+
+
 def test_what_the_definitions_have_is_on_the_page_at_once(tool):
     (area, *others) = tool.AREAS
     page = tool.PAGE.read_text(encoding="utf-8")
