@@ -6,15 +6,19 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from typing import Final
 
 from batcher.clock import SECOND, Clock, monotonic_ns
 from batcher.scaler.discovery.interface import Found
 from batcher.scaler.discovery.kubernetes.account import Account
-from batcher.scaler.discovery.kubernetes.api import ApiServer, CutError
+from batcher.scaler.discovery.kubernetes.api import WATCH_S, ApiServer, CutError
 from batcher.scaler.discovery.kubernetes.slices import GoneError, Port, Slices
 from batcher.scaler.discovery.looking import Backoff, DiscoveryError, Pause, Teller
 
 log = logging.getLogger(__name__)
+
+ORDERLY_NS: Final = (WATCH_S - 1) * SECOND
+"""A watch that ends earlier was cut, even if it looks as if it was over: an answer without chunks has no other end."""
 
 
 class SlicedReplicas:
@@ -71,10 +75,17 @@ class SlicedReplicas:
         self, server: ApiServer, slices: Slices, teller: Teller, backoff: Backoff
     ) -> None:
         """One watch after the other, until one ends otherwise than it should."""
-        while True:
+
+        def take(lines: list[bytes]) -> None:
+            for line in lines:
+                slices.changed(line)
+            teller.found(slices.endpoints())
+
+        lasted_ns = ORDERLY_NS
+        while lasted_ns >= ORDERLY_NS:
             began_ns = self._clock()
             try:
-                await self._watch(server, slices, teller)
+                await server.watch(slices.version, take)
             except (CutError, GoneError) as error:
                 log.info("watching the service %s: %s; listing it again", self._service, error)
                 return
@@ -84,16 +95,9 @@ class SlicedReplicas:
                     self._said = str(error)
                     log.warning("the service %s cannot be watched: %s", self._service, error)
                 return
-            if self._clock() - began_ns < SECOND:
-                return  # one that ends at once is no watch, and is not asked for without a pause
-            backoff.reset()
-
-    @staticmethod
-    async def _watch(server: ApiServer, slices: Slices, teller: Teller) -> None:
-        def take(lines: list[bytes]) -> None:
-            for line in lines:
-                slices.changed(line)
-            teller.found(slices.endpoints())
-
-        await server.watch(slices.version, take)
-        take([])
+            finally:
+                lasted_ns = self._clock() - began_ns
+                if lasted_ns >= SECOND:  # one that ends at once is asked for more and more rarely
+                    backoff.reset()
+            if lasted_ns >= ORDERLY_NS:
+                take([])

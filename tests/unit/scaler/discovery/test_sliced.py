@@ -390,6 +390,20 @@ class TestWatching:
         await looking.until(lambda: len(looking.pauses) == 2)
         assert looking.pauses[0] <= 0.5 <= looking.pauses[1]
 
+    async def test_one_that_ends_too_early_confirms_nothing(self, watched, kubernetes, clock):
+        """A proxy that gives up, or an answer whose end cannot be told from a cut."""
+        looking, watch = watched
+        for _ in range(3):
+            clock.now += 5 * SECOND
+            await watch.end()
+            looking.go_on()
+            request = await kubernetes.list()
+            assert looking.told[-1].at_ns < clock.now
+            await request.answer(listed(ONE))
+            watch = await kubernetes.watch()
+            await watch.begin()
+        assert all(pause <= 0.5 for pause in looking.pauses)
+
     @pytest.mark.parametrize("how", ["connection", "middle", "middle, in good order"])
     async def test_after_one_that_is_cut_everything_is_listed_again(self, watched, kubernetes, how):
         looking, watch = watched
