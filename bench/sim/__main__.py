@@ -26,6 +26,7 @@ REQUESTS = {
     "speed": 100_000,
     "unknowable": 4_000,
     "compare": 6_000,
+    "fleets": 40_000,
     "stalls": 6_000,
     "loops": 6_000,
     "pipelining": 10_000,

@@ -16,6 +16,7 @@ import autoscale
 import bursts
 import compare
 import faults
+import fleets
 import generations
 import grid
 import groups
@@ -278,7 +279,7 @@ SCENES = {
         neighbors.neighbors,
         groups.groups,
         *(lengths.lengths, sizes.sizes, pipelining.pipelining, scale.scale),
-        compare.compare,
+        *(compare.compare, fleets.fleets),
         autoscale.autoscale,
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,

@@ -2,7 +2,7 @@
 
 A run is `simulate_fleet(settings, load, controller)`. Requests arrive and are routed to replicas that clients know
 to be ready; a controller is called at its period with readings as old as a scrape makes them, and what it decides
-starts and stops replicas. docs/fleet-simulation.md has what is modelled and what is not.
+starts and stops replicas. docs/fleet-simulation.md has what is simulated and what is not.
 
 | module | what is in it |
 |---|---|

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from batcher.clock import MILLISECOND, SECOND
+from batcher.core.commands import Dispatch
 from batcher.simulation.engine.service_time import Noise
 from batcher.simulation.engine.simulation import Conditions, generator, simulate
 from batcher.simulation.fleet import (
@@ -23,6 +24,7 @@ from batcher.simulation.fleet import (
     requests_at,
     simulate_fleet,
 )
+from batcher.simulation.fleet import replica as replica_module
 from batcher.simulation.fleet.settings import replica_seed
 from batcher.simulation.policies.named import parse_policy
 from batcher.simulation.traffic.arrivals import Poisson, arrival_times
@@ -255,3 +257,32 @@ def test_a_controller_gets_what_is_read_at_its_moment_and_not_what_is_read_later
         run = simulate_fleet(settings, load, script, until_ns=40 * MILLISECOND)
         values = [step.values.get(waiting) for step in run.steps]
         assert values[len(values) - len(expected) :] == expected
+
+
+def test_requests_that_wait_are_as_many_as_come_while_one_waits(noisy):
+    """Little's law: on average, what is read of the queues is the rate times the mean wait."""
+    load = poisson(1800, 12_000)
+    settings = FleetSettings(
+        noisy, "greedy", replicas=3, scrape=Scrape(3 * MILLISECOND, 0, 30 * MILLISECOND)
+    )
+    waiting = Signal.QUEUE_REQUESTS
+    script = Scripted((), sync_ns=3 * MILLISECOND, signals=(waiting,))
+    waited = {}
+    build = replica_module.build
+
+    def spying(deployment, factory, conditions, observe, devices):
+        def observed(now_ns, commands):
+            for command in commands:
+                if isinstance(command, Dispatch):
+                    waited.update((p.id, now_ns - load.at_ns[p.id]) for p in command.parts)
+            observe(now_ns, commands)
+
+        return build(deployment, factory, conditions, observed, devices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica_module, "build", spying)
+        run = simulate_fleet(settings, load, script)
+    seen = 3 * np.mean([step.values[waiting] for step in run.steps])
+    assert len(waited) == len(load)
+    assert seen == pytest.approx(sum(waited.values()) / run.until_ns, rel=0.03)
+    assert seen > 5
