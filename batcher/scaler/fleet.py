@@ -17,7 +17,7 @@ from batcher.scaler.channels import Channels
 from batcher.scaler.config import FleetConfig
 from batcher.scaler.discovery import STALE_NS, Discovery, Endpoint, Found
 from batcher.scaler.metrics import Metric
-from batcher.scaler.polling import Poller
+from batcher.scaler.polling import Pace, Poller
 from batcher.scaler.replica import MISSED_POLLS, PollResult, Replica, State
 from batcher.telemetry.families import LATENCY
 from batcher.telemetry.histogram import Histogram
@@ -65,7 +65,12 @@ class Fleet:
     """Lists and polls the replicas of one fleet while `run` runs. Every method is called on the event loop."""
 
     def __init__(
-        self, config: FleetConfig, discovery: Discovery, channels: Channels, clock: Clock
+        self,
+        config: FleetConfig,
+        discovery: Discovery,
+        channels: Channels,
+        pace: Pace,
+        clock: Clock,
     ) -> None:
         self.config = config
         self.counts = FleetCounts()
@@ -75,6 +80,7 @@ class Fleet:
         """Called when the fleet may have become active or idle."""
         self._discovery = discovery
         self._channels = channels
+        self._pace = pace
         self._clock = clock
         self._listed = False
         self._pollers: dict[str, Poller] = {}
@@ -83,7 +89,6 @@ class Fleet:
         self._worked_ns: int | None = None
         """The same of replicas that have reported: what was only listed has done nothing."""
         self._woken_until_ns = 0
-        self._fresh_ns = MISSED_POLLS * config.poll.interval + config.poll.timeout
         self._values: dict[tuple[str, str], Value] = {}
         self._view: _View | None = None
 
@@ -199,10 +204,12 @@ class Fleet:
                 endpoint,
                 self._clock(),
                 models=self.config.models,
-                fresh_ns=self._fresh_ns,
+                fresh_ns=self._fresh_ns(),
                 keep_ns=self.config.keep_last,
             )
-            poller = Poller(replica, self._channels, self.config.poll, self._clock, self._polled)
+            poller = Poller(
+                replica, self._channels, self.config.poll, self._pace, self._clock, self._polled
+            )
             self._pollers[address] = poller
             poller.start()
 
@@ -236,8 +243,9 @@ class Fleet:
         now_ns = self._clock()
         if self._view is None or now_ns - self._view.at_ns > _VIEW_NS:
             self._values.clear()
-            replicas = self.replicas
+            replicas, fresh_ns = self.replicas, self._fresh_ns()
             for replica in replicas:
+                replica.fresh_ns = fresh_ns
                 self._note_asked(replica)
             members = _members(replicas, now_ns)
             self._view = _View(
@@ -252,6 +260,10 @@ class Fleet:
                 now_ns,
             )
         return self._view
+
+    def _fresh_ns(self) -> int:
+        poll = self.config.poll
+        return MISSED_POLLS * self._pace.interval_ns(poll) + poll.timeout
 
     def _facts(self, replicas: list[Replica], now_ns: int) -> Facts:
         found = self.found

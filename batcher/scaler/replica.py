@@ -74,7 +74,8 @@ class Replica:
         """The same, or why there was none, in words."""
         self.news = False
         """Whether the last poll ended in another way than the one before."""
-        self._fresh_ns = fresh_ns
+        self.fresh_ns = fresh_ns
+        """For how long a report counts as of now."""
         self._keep_ns = keep_ns
         self._judge = Judge(models)
 
@@ -125,7 +126,7 @@ class Replica:
         """What is known of it."""
         age_ns = self.age_ns(now_ns)
         # A report that is not believed is no lost poll: something is wrong.
-        fresh = age_ns is not None and age_ns <= self._fresh_ns and self.cause is None
+        fresh = age_ns is not None and age_ns <= self.fresh_ns and self.cause is None
         if fresh and self.report is not None:
             # The list may still say that it is ready when it drains, or for longer that it is not.
             return State.KNOWN if self.report.ready else State.NOT_READY
@@ -141,10 +142,10 @@ class Replica:
     def reported(self, now_ns: int) -> Report | None:
         """The report that counts now; None where there is none, or it is too old."""
         age_ns = self.age_ns(now_ns)
-        usable = age_ns is not None and age_ns <= max(self._keep_ns, self._fresh_ns)
+        usable = age_ns is not None and age_ns <= max(self._keep_ns, self.fresh_ns)
         return self.report if usable else None
 
     def is_known(self, now_ns: int) -> bool:
         """Whether its own word says how busy it is now. What only the list says is no such word."""
         age_ns = self.age_ns(now_ns)
-        return age_ns is not None and age_ns <= self._fresh_ns and self.cause is None
+        return age_ns is not None and age_ns <= self.fresh_ns and self.cause is None

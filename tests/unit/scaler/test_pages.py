@@ -15,6 +15,7 @@ from batcher.scaler.asking import KEYS, MAX_TARGET, MIN_TARGET, read_question
 from batcher.scaler.channels import MAX_METADATA_BYTES
 from batcher.scaler.config import FleetConfig, PollConfig, parse_scaler_config, scaler_schema
 from batcher.scaler.judging import CONTRADICTION_NS, STUCK_NS
+from batcher.scaler.polling import POLL_SPACING_NS
 from batcher.scaler.replica import MISSED_POLLS, State
 from batcher.scaler.report import Cause
 from batcher.scaler.streams import MAX_STREAMS
@@ -41,6 +42,7 @@ def test_the_settings_among_the_limits(rows):
 
 
 def test_the_limits_that_no_key_changes(rows):
+    assert rows["polls"] == f"{SECOND // POLL_SPACING_NS} a second"
     assert rows["fleets of a scaler"] == str(config.MAX_FLEETS)
     size, models = report.MAX_REPORT_BYTES >> 20, f"{report.MAX_MODELS:,}"
     assert rows["a load report"] == f"{size} MiB, {models} models, {models} devices"
