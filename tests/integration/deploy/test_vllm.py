@@ -95,15 +95,12 @@ def embedding(answer):
     return np.frombuffer(answer.raw_output_contents[0], np.float32).tolist()
 
 
-def test_each_text_gets_its_own_embedding(embed, vllm):
+def test_each_text_gets_its_own_embedding_or_its_own_refusal(embed, vllm):
     vllm.batches.clear()
     texts = ["a" * (n + 1) for n in range(24)]
     answers = [embedding(call.result()) for call in embed(*texts)]
     assert answers == [[n + 1.0, 0.5] for n in range(24)]
     assert len(vllm.batches) < 24
-
-
-def test_a_text_that_vllm_refuses_fails_alone(embed):
     good, bad, other = embed("a", "too long", "abc")
     assert embedding(good.result()) == [1.0, 0.5]
     assert embedding(other.result()) == [3.0, 0.5]
@@ -111,17 +108,11 @@ def test_a_text_that_vllm_refuses_fails_alone(embed):
     assert "maximum context length" in bad.exception().details()
 
 
-def test_vllm_that_has_no_room_is_no_failure_of_a_text(embed, vllm):
+def test_vllm_that_has_no_room_or_is_gone_is_no_failure_of_a_text(embed, vllm):
     vllm.busy = True
     (call,) = embed("a")
     assert call.exception().code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    vllm.busy = False
-    (call,) = embed("a")
-    assert embedding(call.result()) == [1.0, 0.5]
-
-
-def test_vllm_that_is_gone_is_unavailable_and_found_again(embed, vllm):
-    vllm.gone = True
+    vllm.busy, vllm.gone = False, True
     (call,) = embed("a")
     assert call.exception().code() == grpc.StatusCode.UNAVAILABLE
     vllm.gone = False
