@@ -118,7 +118,8 @@ def _where(replicas: ReplicasConfig) -> str:
         of = replicas.endpoint_slices
         namespace = "" if of.namespace is None else f"{of.namespace}/"
         return f"the EndpointSlices of {namespace}{of.service}, port {of.port}"
-    return f"{len(replicas.static or ())} addresses"
+    count = len(replicas.static or ())
+    return f"{count} addresses" if count > 1 else "one address"
 
 
 def _summary(config: ScalerConfig) -> list[str]:

@@ -25,6 +25,13 @@ async def test_whole_numbers_for_versions_of_keda_that_read_no_others(fleet):
     assert spec.targetSize == 1
 
 
+async def test_specifications_are_asked_for_and_not_pushed(scaled, keda_of):
+    client = await keda_of(await scaled())
+    with pytest.raises(aio.AioRpcError) as raised:
+        await client.stub.StreamMetricSpec(client.ref).read()
+    assert raised.value.code() is StatusCode.UNIMPLEMENTED, "KEDA then asks by GetMetricSpec"
+
+
 async def test_a_load_of_zero_is_a_value(fleet):
     _, client, three = fleet
     for replica in three:

@@ -24,7 +24,7 @@ def test_check_summarizes_a_file_that_is_right(run, file):
     result = run("scaler", "--check", path)
     assert result.exit_code == 0
     assert "grpc:  0.0.0.0:9001\nhttp:  127.0.0.1:9002\n" in result.stdout
-    assert "fleet ranker: 1 addresses, asked each 1s; idle after 5m; waking: 2m\n" in result.stdout
+    assert "fleet ranker: one address, asked each 1s; idle after 5m; waking: 2m\n" in result.stdout
     assert result.stdout.endswith(f"{path}: ok\n")
 
 

@@ -1,8 +1,11 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from batcher.errors import ConfigError
+from batcher.scaler import config
 from batcher.scaler.config import MAX_FLEETS, load_scaler_config, parse_scaler_config, scaler_schema
 
 FLEET = "fleets: [{name: ranker, replicas: {static: ['127.0.0.1:8001']}}]\n"
@@ -66,6 +69,24 @@ def test_fleets_are_bounded():
         for number in range(MAX_FLEETS + 1)
     ]
     assert f"at most {MAX_FLEETS}" in problems(json.dumps({"fleets": fleets}))
+
+
+def test_every_key_is_read_somewhere():
+    package = Path(config.__file__).parent
+    source = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in package.rglob("*.py")
+        if path.name != "config.py"
+    )
+    schema = scaler_schema()
+    keys = {
+        key
+        for name, section in schema["$defs"].items()
+        if name not in {"EnvironmentReference", "TlsConfig"}  # those of a server's file
+        for key in section["properties"]
+    }
+    assert len(keys) > 20
+    assert not {key for key in keys if not re.search(rf"\.{key}\b", source)}
 
 
 def test_the_schema_describes_every_key():
