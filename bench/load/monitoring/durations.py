@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Collection
 from typing import Any
 
 UNITS_MS = {
@@ -51,8 +52,13 @@ def scaled_expression(expression: str, factor: float) -> str:
     return TOKENS.sub(shorter, expression)
 
 
-def scaled_rules(document: dict[str, Any], factor: float) -> dict[str, Any]:
-    """A rule file with every duration divided: `interval`, `for`, queries, and settings in seconds."""
+def scaled_rules(
+    document: dict[str, Any], factor: float, real: Collection[str] = ()
+) -> dict[str, Any]:
+    """A rule file with every duration divided: `interval`, `for`, queries, and settings in seconds.
+
+    The settings named in `real` stay: they are of something that goes on in its own time.
+    """
     scaled = copy.deepcopy(document)
     for group in scaled["groups"]:
         for key in ("interval", "query_offset"):
@@ -64,6 +70,7 @@ def scaled_rules(document: dict[str, Any], factor: float) -> dict[str, Any]:
                     rule[key] = divided(rule[key], factor)
             rule["expr"] = scaled_expression(rule["expr"], factor)
             setting = SETTING.fullmatch(rule["expr"])
-            if setting and rule.get("record", "").endswith(":seconds"):
+            name = rule.get("record", "")
+            if setting and name.endswith(":seconds") and name not in real:
                 rule["expr"] = f"vector({float(setting['value']) / factor:g})"
     return scaled

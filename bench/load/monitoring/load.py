@@ -66,12 +66,12 @@ class Load:
     def _send_all(self) -> None:
         due_s = time.monotonic()
         while not self._over.is_set():
-            now_s = time.monotonic()
-            if self.rate <= 0:
+            now_s, rate = time.monotonic(), self.rate
+            if rate <= 0:
                 due_s = now_s + STEP_S
             elif due_s <= now_s:
                 self.send()
                 # What could not be sent in time because this process stood still is not sent at once.
-                due_s = max(due_s, now_s - STEP_S) + 1 / self.rate
+                due_s = max(due_s, now_s - STEP_S) + 1 / rate
                 continue
             self._over.wait(min(due_s - now_s, STEP_S))

@@ -19,11 +19,14 @@ from batcher.testing.server import free_address
 from monitoring.durations import divided, scaled_rules
 
 RULES = Path(__file__).parents[3] / "deploy" / "monitoring" / "rules"
-FACTOR = 100.0
-"""A minute takes 0.6 s."""
+FACTOR = 60.0
+"""A minute takes a second."""
 
 SCRAPE, EVALUATE, LOOKBACK = "50s", "50s", "5m"
 """As if scraped so often, which is as seldom as the rules have to bear; and Prometheus' own default."""
+
+REAL = ("batcher:scaler_report_age_limit:seconds",)
+"""The scaler of a scene asks its replicas about as often as any other."""
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ def running(folder: Path, rules: Path = RULES) -> Iterator[Watching]:
     copies = folder / "rules"
     copies.mkdir()
     for path in sorted(rules.glob("*.yaml")):
-        document = scaled_rules(yaml.safe_load(path.read_text("utf-8")), FACTOR)
+        document = scaled_rules(yaml.safe_load(path.read_text("utf-8")), FACTOR, REAL)
         (copies / path.name).write_text(yaml.safe_dump(document, sort_keys=False))
     targets = folder / "targets.json"
     targets.write_text("[]")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from batcher.testing.server import ServerProcess, free_address
 from monitoring.load import Load
 from monitoring.prometheus import FACTOR, RULES, Watching
 from monitoring.prometheus import running as watching
+from monitoring.scaler import Scaler
 
 GPU = {
     "uuid": "GPU-8c4b1a52-0d3e-4f6a-9b7c-1e2f3a4b5c6d",
@@ -44,16 +45,28 @@ PLAN = ModelPlan(
 )
 """16 rows in 104 ms: 154 rows a second, of which about 140 can be served in time."""
 
-NORMAL = 40.0
+SLOW = replace(
+    PLAN,
+    base_ms=100,
+    row_ms=10,
+    keys={"device": "gpu0", "budget": {"queue": "500ms", "execute": "400ms"}},
+    batching={"target_p99": "1s"},
+)
+"""16 rows in 260 ms: 61 rows a second, so that an overload is none of this machine."""
+
+NORMAL = 15.0
 """Requests a second for a replica with room."""
 
-OVER = 300.0
-"""About twice what one can serve."""
+OVER = 130.0
+"""About twice what one of `SLOW` can serve."""
 
-HEALTHY_S = 4.0
-"""What is looked at before the fault: seven minutes of the rules."""
+HEALTHY_S = 5.0
+"""What is looked at before the fault: five minutes of the rules."""
 
-BOUND_S = 120.0
+ATTEMPTS = 3
+"""A scene in which the machine stood still is played again."""
+
+BOUND_S = 100.0
 """By then whatever was to happen has happened, on a machine many times slower than one that takes 15 s."""
 
 
@@ -63,6 +76,10 @@ LASTING = frozenset({"BatcherGoodputBurnsSlowly"})
 
 class NeverError(AssertionError):
     """What a scene waited for did not come."""
+
+
+class DisturbedError(Exception):
+    """Servers that ran could not be scraped: this machine stood still, and what followed says nothing."""
 
 
 @dataclass(slots=True)
@@ -89,18 +106,20 @@ class Replica:
 
 @dataclass(slots=True)
 class Scene:
-    """A scene that was played. Its replicas have the labels `job` (its name), `namespace="ml"` and `pod`."""
+    """A scene that was played. Its replicas have the labels `job`, `namespace="ml"` and `pod`.
+
+    A scaler beside them has the job `JOB-scaler`, and calls them the fleet `ranker`.
+    """
 
     name: str
+    job: str
     watching: Watching
     replicas: list[Replica] = field(default_factory=list)
+    scaler: Scaler | None = None
+    killed: set[str] = field(default_factory=set)
+    """Addresses of what the scene itself has ended."""
     at: dict[str, float] = field(default_factory=dict)
     """Unix time at the end of each part: `healthy`, `fault` and `after`, and of its begin: `begin`."""
-
-    @property
-    def job(self) -> str:
-        """The value of its label `job`."""
-        return self.name
 
     def query(self, expression: str, at: str | float = "fault") -> list[dict[str, Any]]:
         """What an instant query answers at the end of a part, or at a Unix time."""
@@ -142,15 +161,21 @@ class Scene:
         """Wait until no alert of the scene fires but those that remember for hours."""
         self.until("did not resolve", lambda: self.now() <= LASTING)
 
+    def disturbed(self) -> bool:
+        """Whether a server that ran could not be scraped."""
+        down = f'up{{job=~"{self.job}(-scaler)?"}} == 0'
+        found = self.watching.range(down, self.at["begin"], time.time())
+        return any(each["metric"]["instance"] not in self.killed for each in found)
+
     def part(self, name: str) -> None:
         """A part ends here."""
         # What is asked at this moment has been scraped and evaluated.
-        time.sleep(0.6)
+        time.sleep(1.0)
         self.at[name] = time.time() - 0.05
 
     def _alerts(self, state: str, labels: Mapping[str, str]) -> str:
         wanted = "".join(f',{label}="{value}"' for label, value in labels.items())
-        return f'ALERTS{{job="{self.name}",alertstate=~"{state}"{wanted}}}'
+        return f'ALERTS{{job=~"{self.job}(-scaler)?",alertstate=~"{state}"{wanted}}}'
 
     @staticmethod
     def _named(found: list[dict[str, Any]]) -> set[str]:
@@ -170,6 +195,10 @@ class Plan:
     """Those that may page."""
     config: dict[str, Any] = field(default_factory=dict)
     gpu: bool = False
+    scaler: bool = False
+    model: ModelPlan = PLAN
+    recorded: bool = False
+    """Whether the first replica has a journal, a flight recorder and a model repository."""
 
 
 def _nothing(_: Scene) -> None:
@@ -194,6 +223,7 @@ def _release(scene: Scene) -> None:
 
 
 def _kill(scene: Scene) -> None:
+    scene.killed.add(str(scene.replicas[0].server.http))
     scene.replicas[0].kill()
 
 
@@ -207,6 +237,17 @@ def _start_again(scene: Scene) -> None:
             replica.server = again
             again.__enter__()
             replica.load.rate = NORMAL
+
+
+def _kill_scaler(scene: Scene) -> None:
+    assert scene.scaler is not None
+    scene.killed.add(scene.scaler.http)
+    scene.scaler.kill()
+
+
+def _start_scaler_again(scene: Scene) -> None:
+    assert scene.scaler is not None
+    scene.scaler.start()
 
 
 def _lose_device(scene: Scene) -> None:
@@ -228,7 +269,14 @@ def _bring_device_back(scene: Scene) -> None:
 
 PLANS = {
     "normal": Plan(
-        2, _nothing, _nothing, frozenset(), config={"metrics": {"triton_names": True}}, gpu=True
+        2,
+        _nothing,
+        _nothing,
+        frozenset(),
+        config={"metrics": {"triton_names": True}},
+        gpu=True,
+        scaler=True,
+        recorded=True,
     ),
     "overload": Plan(
         1,
@@ -236,6 +284,7 @@ PLANS = {
         _as_before,
         frozenset({"BatcherTurnsAway", "BatcherNeedsMoreReplicas", "BatcherGoodputBurnsFast"}),
         critical=frozenset({"BatcherGoodputBurnsFast"}),
+        model=SLOW,
     ),
     "stalled": Plan(
         2,
@@ -244,13 +293,23 @@ PLANS = {
         frozenset({"BatcherExecutorStalled"}),
         critical=frozenset({"BatcherExecutorStalled", "BatcherGoodputBurnsFast"}),
     ),
-    "dead": Plan(2, _kill, _start_again, frozenset({"BatcherReplicaDown"})),
+    "dead": Plan(
+        2,
+        _kill,
+        _start_again,
+        frozenset({"BatcherReplicaDown", "BatcherScalerReplicasUnknown"}),
+        scaler=True,
+    ),
     "all-dead": Plan(
         1,
         _kill,
         _start_again,
-        frozenset({"BatcherAllReplicasDown"}),
+        frozenset({"BatcherAllReplicasDown", "BatcherScalerFleetUnknown"}),
         critical=frozenset({"BatcherAllReplicasDown"}),
+        scaler=True,
+    ),
+    "scaler-dead": Plan(
+        1, _kill_scaler, _start_scaler_again, frozenset({"BatcherScalerDown"}), scaler=True
     ),
     "lost-device": Plan(
         2,
@@ -280,7 +339,7 @@ class Scenes:
 
         def one(name: str) -> None:
             try:
-                self._played[name] = self._play(name)
+                self._played[name] = self._undisturbed(name)
             except BaseException as error:  # noqa: BLE001 - it is raised again where it is seen
                 failed.append(error)
 
@@ -293,39 +352,61 @@ class Scenes:
         if failed:
             raise failed[0]
 
-    def _play(self, name: str) -> Scene:
-        plan, scene = PLANS[name], Scene(name, self.watching)
-        with ExitStack() as stack:
+    def _undisturbed(self, name: str) -> Scene:
+        for attempt in range(ATTEMPTS):
+            job = f"{name}-{attempt}" if attempt else name
+            scene = Scene(name, job, self.watching)
             try:
-                for place in range(plan.replicas):
-                    scene.replicas.append(self._replica(name, place, plan, stack))
-                addresses = [str(each.server.http) for each in scene.replicas]
-                self.watching.watch(name, addresses)
-                up = f'sum(up{{job="{name}"}}) == {plan.replicas}'
-                scene.until("is not scraped", lambda: bool(self.watching.query(up)))
-                for replica in scene.replicas:
-                    stack.enter_context(replica.load)
-                scene.at["begin"] = time.time()
-                time.sleep(HEALTHY_S)
-                # The first seconds of a server are no part of what is judged.
-                scene.resolved()
-                scene.part("healthy")
-                plan.fault(scene)
-                scene.fire(*plan.alerts)
-                scene.part("fault")
-                plan.mend(scene)
-                scene.resolved()
-                scene.part("after")
-            finally:
-                self.watching.watch(name, [])
-        return scene
+                self._play(scene)
+            except NeverError:
+                if not scene.disturbed():
+                    raise
+            if not scene.disturbed():
+                return scene
+        raise DisturbedError(f"{name}: servers could not be scraped, {ATTEMPTS} times")
 
-    def _replica(self, name: str, place: int, plan: Plan, stack: ExitStack) -> Replica:
-        folder = self._folder / f"{name}-{place}"
+    def _play(self, scene: Scene) -> None:
+        plan, job = PLANS[scene.name], scene.job
+        with ExitStack() as stack:
+            stack.callback(self.watching.watch, job, [])
+            stack.callback(self.watching.watch, f"{job}-scaler", [])
+            for place in range(plan.replicas):
+                scene.replicas.append(self._replica(job, place, plan, stack))
+            self.watching.watch(job, [str(each.server.http) for each in scene.replicas])
+            watched = plan.replicas
+            if plan.scaler:
+                served = [each.server.grpc for each in scene.replicas]
+                scene.scaler = stack.enter_context(Scaler(scene.replicas[0].folder, served))
+                self.watching.watch(f"{job}-scaler", [scene.scaler.http])
+                watched += 1
+            up = f'sum(up{{job=~"{job}(-scaler)?"}}) == {watched}'
+            scene.at["begin"] = time.time()
+            scene.until("is not scraped", lambda: bool(self.watching.query(up)))
+            for replica in scene.replicas:
+                stack.enter_context(replica.load)
+            scene.at["begin"] = time.time()
+            time.sleep(HEALTHY_S)
+            # The first seconds of a server are no part of what is judged.
+            scene.resolved()
+            scene.part("healthy")
+            plan.fault(scene)
+            scene.fire(*plan.alerts)
+            scene.part("fault")
+            plan.mend(scene)
+            scene.resolved()
+            scene.part("after")
+
+    def _replica(self, job: str, place: int, plan: Plan, stack: ExitStack) -> Replica:
+        folder = self._folder / f"{job}-replica-{place}"
         folder.mkdir()
-        config = dict(plan.config) | {"models": [PLAN.section(folder)]}
+        config = dict(plan.config) | {"models": [plan.model.section(folder)]}
         config["server"] = {"grpc": [free_address()], "http": free_address(), "drain_delay": 0}
         environ = {}
+        if plan.recorded and place == 0:
+            (folder / "models").mkdir()
+            config["journal"] = {"folder": str(folder / "journal")}
+            config["flight_recorder"] = {"folder": str(folder / "incidents")}
+            config["model_repository"] = {"path": str(folder / "models")}
         if plan.gpu:
             config["devices"] = {"gpu0": {"gpu": 0}}
             describe_gpu(folder, GPU)
@@ -351,4 +432,14 @@ def running(folder: Path, rules: Path = RULES) -> Iterator[Scenes]:
         yield Scenes(prometheus, folder)
 
 
-__all__ = ["FACTOR", "PLANS", "NeverError", "Plan", "Replica", "Scene", "Scenes", "running"]
+__all__ = [
+    "FACTOR",
+    "PLANS",
+    "DisturbedError",
+    "NeverError",
+    "Plan",
+    "Replica",
+    "Scene",
+    "Scenes",
+    "running",
+]

@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "bench" / "load"))
 
+from monitoring.scenes import PLANS, DisturbedError, running
 from truth import prometheus
 from truth.scene import play
 from truth.statements import untruths
@@ -50,3 +51,16 @@ def true(tmp_path):
         return pytest.skip(f"the load was sent {world.late_ms:.0f} ms late, three times")
 
     return check
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """The scenes of bench/load/monitoring, played once; their Prometheus answers until the end."""
+    if not prometheus.there():
+        pytest.skip("prometheus is not installed (.ci/packages.txt)")
+    with running(tmp_path_factory.mktemp("scenes")) as found:
+        try:
+            found.play(*PLANS)
+        except DisturbedError as error:
+            pytest.skip(str(error))
+        yield found

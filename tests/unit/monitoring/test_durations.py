@@ -96,3 +96,5 @@ def test_rules_are_scaled_and_what_they_say_stays():
         "annotations": {"summary": "for 5m"},
     }
     assert rules["groups"][0]["rules"][2]["for"] == "2m"
+    (group,) = scaled_rules(rules, 100, ["batcher:age:seconds"])["groups"]
+    assert group["rules"][0]["expr"] == "vector(60)"
