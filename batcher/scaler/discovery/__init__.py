@@ -55,6 +55,6 @@ def _module(name: str, key: str) -> ModuleType:
         return importlib.import_module(f"batcher.scaler.discovery.{name}")
     except ImportError as error:
         raise StartupError(
-            f"replicas.{key} needs a library that cannot be imported ({error}); install the extra scaler:"
-            " pip install 'batcher-serve[scaler]'"
+            f"replicas.{key} needs a library that cannot be imported ({error}); in a checkout:"
+            " pip install '.[scaler]'"
         ) from error

@@ -10,7 +10,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from kubernetes_fake import ONE, ApiServer, Pair, listed
 from name_server import NameServer, serving
+
+from batcher.clock import SECOND
+from batcher.scaler.discovery.kubernetes.account import Account
+from batcher.scaler.discovery.kubernetes.sliced import SlicedReplicas
 
 BOUND_S = 60
 """How long a test waits for what must happen; only a failing one waits."""
@@ -103,3 +108,77 @@ def resolver(name_server):
 @pytest.fixture
 def rng():
     return random.Random(1)
+
+
+@pytest.fixture(scope="session")
+def authority():
+    return Pair("authority")
+
+
+@pytest.fixture(scope="session")
+def server_file(authority, tmp_path_factory):
+    return Pair("server", authority).write(tmp_path_factory.mktemp("tls") / "server.pem")
+
+
+@pytest.fixture
+async def kubernetes(server_file):
+    server = ApiServer(server_file)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def folder(tmp_path, authority):
+    """The files of a ServiceAccount."""
+    (tmp_path / "token").write_text("token-1\n")
+    (tmp_path / "ca.crt").write_bytes(authority.pem)
+    (tmp_path / "namespace").write_text("ml")
+    return tmp_path
+
+
+class ManualClock:
+    def __init__(self):
+        self.now = 5 * SECOND
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture
+def look(running, kubernetes, folder, clock, rng):
+    def start(namespace=None, port="grpc", **environ):
+        environ = {
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": str(kubernetes.port),
+            **environ,
+        }
+        return running(
+            lambda pause: SlicedReplicas(
+                "ranker",
+                namespace,
+                port,
+                account=Account(environ, folder),
+                clock=clock,
+                pause=pause,
+                rng=rng,
+            )
+        )
+
+    return start
+
+
+@pytest.fixture
+async def watched(look, kubernetes):
+    """A discovery that has listed one replica, and its watch, of which the head has been sent."""
+    looking = look()
+    await (await kubernetes.list()).answer(listed(ONE))
+    await looking.first()
+    watch = await kubernetes.watch()
+    await watch.begin()
+    return looking, watch

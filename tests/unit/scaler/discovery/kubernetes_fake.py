@@ -251,3 +251,20 @@ def status(code, reason, message):
         "reason": reason,
         "code": code,
     }
+
+
+ONE = endpoint_slice("a", endpoint("10.0.0.1", pod="p1"))
+TWO = endpoint_slice("b", endpoint("10.0.0.2", pod="p2"), version="11")
+
+
+def addresses(found):
+    """Those of the replicas, which are known."""
+    assert found.ok, found.error
+    return [each.address for each in found.endpoints]
+
+
+def unknown(found):
+    """Why it is not known which replicas there are."""
+    assert not found.ok, found
+    assert not found.endpoints
+    return found.error

@@ -84,5 +84,5 @@ def test_a_library_that_is_missing_is_named(monkeypatch, given, module):
         raise ImportError("No module named 'it'")
 
     monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(StartupError, match=r"No module named 'it'.*batcher-serve\[scaler\]"):
+    with pytest.raises(StartupError, match=r"No module named 'it'.*pip install '\.\[scaler\]'"):
         discovery_of(ReplicasConfig.model_validate(given))
