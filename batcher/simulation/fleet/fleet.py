@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from batcher.errors import InputError
 from batcher.simulation.engine.simulation import Recorder, generator
 from batcher.simulation.fleet.balancers import (
     LeastRequest,
@@ -47,8 +48,11 @@ def simulate_fleet(
     """Play the requests to their end. Equal arguments give equal runs.
 
     The controller is called until `until_ns`, and replica-seconds count until then: by default the last arrival. A
-    controller with state is used up by a run. Without a controller the fleet keeps its size.
+    controller with state is used up by a run. Without a controller the fleet keeps its size. Raises `InputError`
+    where a controller's period is not above 0.
     """
+    if controller is not None and controller.sync_ns <= 0:
+        raise InputError(f"sync_ns: got {controller.sync_ns}; allowed: above 0")
     last_ns = int(load.at_ns[-1]) if len(load) else 0
     until_ns = last_ns if until_ns is None else until_ns
     policy = parse_policy(settings.policy)

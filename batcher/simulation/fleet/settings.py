@@ -84,6 +84,13 @@ class Clients:
     retry_ns: int = 10 * MILLISECOND
     """How long after."""
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InputError(f"count: got {self.count}; allowed: from 1 on")
+        for name in ("wait_ns", "retries", "retry_ns"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: got {getattr(self, name)}; allowed: from 0 on")
+
 
 @dataclass(frozen=True, slots=True)
 class Processor:
@@ -115,6 +122,13 @@ class Scrape:
     """Rates (`cpu`, `duty_cycle`) are taken over so long, or since the first reading of a replica."""
     nvml_period_ns: int = SECOND
     """The sampling period of `nvml_utilization`: NVML's is between 1/6 s and 1 s, by product."""
+
+    def __post_init__(self) -> None:
+        for name in ("interval_ns", "rate_ns", "nvml_period_ns"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: got {getattr(self, name)}; allowed: above 0")
+        if self.delay_ns < 0:
+            raise InputError(f"delay_ns: got {self.delay_ns}; allowed: from 0 on")
 
 
 class FaultKind(StrEnum):

@@ -6,6 +6,8 @@ import pytest
 
 from batcher.clock import MILLISECOND, SECOND
 from batcher.core.commands import Dispatch
+from batcher.core.settings import Adaptive
+from batcher.errors import InputError
 from batcher.simulation.engine.service_time import Noise
 from batcher.simulation.engine.simulation import Conditions, generator, simulate
 from batcher.simulation.fleet import (
@@ -21,6 +23,7 @@ from batcher.simulation.fleet import (
     Signal,
     Span,
     StartUp,
+    parse_balancer,
     requests_at,
     simulate_fleet,
 )
@@ -286,3 +289,50 @@ def test_requests_that_wait_are_as_many_as_come_while_one_waits(noisy):
     assert len(waited) == len(load)
     assert seen == pytest.approx(sum(waited.values()) / run.until_ns, rel=0.03)
     assert seen > 5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Scrape(interval_ns=0),
+        lambda: Scrape(rate_ns=0),
+        lambda: Scrape(nvml_period_ns=0),
+        lambda: Scrape(delay_ns=-1),
+        lambda: Clients(0),
+        lambda: Clients(wait_ns=-1),
+        lambda: Clients(retries=-1),
+        lambda: Fault(FaultKind.HANG, 0, 5, 5),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make):
+    with pytest.raises(InputError, match="allowed: "):
+        make()
+
+
+def test_a_controller_without_a_period_is_refused(deployment):
+    with pytest.raises(InputError, match="sync_ns: got 0"):
+        simulate_fleet(FleetSettings(deployment), at(0), Scripted((), sync_ns=0))
+
+
+def test_a_hung_replica_that_refuses_at_once_gets_as_much_by_least_request_and_less_by_weights(
+    deployment,
+):
+    model = replace(
+        deployment.models[0],
+        settings=replace(deployment.models[0].settings, policy=Adaptive(limit_ns=SECOND)),
+        warmup_sizes=(1, 4, 8),
+    )
+    load = poisson(1600, 40_000)
+    shares = {}
+    for name in ("least_request", "orca"):
+        settings = FleetSettings(
+            replace(deployment, models=(model,)),
+            replicas=3,
+            balancer=parse_balancer(name),
+            faults=(Fault(FaultKind.HANG, 1, 15 * SECOND, 25 * SECOND),),
+        )
+        run = simulate_fleet(settings, load)
+        while_hung = (load.at_ns > 20 * SECOND) & (load.at_ns < 25 * SECOND)
+        shares[name] = (run.replica[while_hung] == 1).mean()
+    assert shares["least_request"] == pytest.approx(1 / 3, abs=0.03)
+    assert shares["orca"] < 0.25
