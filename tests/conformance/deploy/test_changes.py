@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import yaml
 from batcher.cli.main import app
 
 IMAGE = "registry.example.com/team/batcher@sha256:" + "0" * 64
+
+ELSEWHERE = ("scaler", "monitoring", "image", "compose", "fleet")
+"""Folders of `deploy` that a renamed copy does without."""
 
 pytestmark = pytest.mark.conformance
 
@@ -81,6 +85,30 @@ def test_the_kustomization_of_the_page_renders(kustomize, deploy, page, tmp_path
     assert {"Deployment", "ScaledObject", "PodDisruptionBudget", "NetworkPolicy"} <= kinds
 
 
+def test_a_renamed_copy_shares_no_selector_with_the_first(kustomize, deploy, tmp_path):
+    """As the page says to do it."""
+    copy = tmp_path / "tagger"
+    shutil.copytree(deploy, copy, ignore=shutil.ignore_patterns(*ELSEWHERE))
+    for path in copy.rglob("*.*"):
+        text = path.read_text("utf-8") if path.is_file() else ""
+        if "ranker" in text:
+            path.write_text(text.replace("ranker", "tagger"))
+    components = ["disruption-budget", "network-policy", "pod-monitor"]
+    content = {
+        "namespace": "ml",
+        "resources": ["tagger/overlays/sidecar"],
+        "components": [*(f"tagger/components/{each}" for each in components), "tagger/scaling/hpa"],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    documents = kustomize(tmp_path)
+    assert "ranker" not in yaml.safe_dump(documents)
+    for document in documents:
+        assert document["metadata"]["name"].startswith("tagger")
+        selector = document.get("spec", {}).get("selector", {})
+        labels = selector.get("matchLabels", selector)
+        assert labels in ({}, {"app.kubernetes.io/name": "tagger"})
+
+
 def test_the_page_scales_the_deployment_that_kserve_makes(on_top, deploy, page, tmp_path):
     component = os.path.relpath(deploy / "scaling" / "keda-external", tmp_path)
     patches = example(page, "ranker-predictor")["patches"]
@@ -99,7 +127,7 @@ def test_another_configuration_is_another_rollout(on_top, folder, tmp_path):
     before = on_top(f"overlays/{folder}")
     (tmp_path / "config.yaml").write_text("models: [{name: ranker, executor: emulated}]\n")
     generated = [
-        {"name": "batcher", "namespace": "ml", "behavior": "merge", "files": ["config.yaml"]}
+        {"name": "ranker", "namespace": "ml", "behavior": "merge", "files": ["config.yaml"]}
     ]
     after = on_top(f"overlays/{folder}", configMapGenerator=generated)
     assert config_map(before) != config_map(after)
