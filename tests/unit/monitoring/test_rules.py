@@ -137,6 +137,16 @@ def test_both_forms_of_what_is_asked_are_one():
     assert one.replace("rate(", "increase(") == other
 
 
+def test_an_autoscaler_that_asks_prometheus_asks_for_the_load_that_is_recorded():
+    path = ROOT / "deploy" / "scaling" / "keda-prometheus" / "scaled-object.yaml"
+    (trigger,) = yaml.safe_load(path.read_text("utf-8"))["spec"]["triggers"]
+    recorded = RECORDS["namespace_job:batcher_load_replicas:sum"]["expr"]
+    of_one_job = recorded.replace(" by (namespace, job) ", "").replace(
+        "namespace, job, instance", "instance"
+    )
+    assert trigger["metadata"]["query"].replace('{job="ml/ranker"}', "") == of_one_job
+
+
 def test_the_object_has_the_rules_of_the_files():
     text = generate_prometheus_rule.OBJECT.read_text("utf-8")
     assert text == generate_prometheus_rule.generated(), "python tools/generate_prometheus_rule.py"
