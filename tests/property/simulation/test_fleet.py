@@ -47,6 +47,8 @@ from batcher.simulation.fleet.settings import replica_seed
 from batcher.simulation.policies.named import parse_policy
 from batcher.simulation.traffic.arrivals import Poisson, arrival_times
 
+pytestmark = pytest.mark.slow
+
 MS = MILLISECOND
 TARGET_NS = 40 * MS
 MODEL = SimulatedModel(

@@ -64,6 +64,7 @@ def same(run, of, places=slice(None)):
     return all((getattr(run, name)[places] == getattr(of, name)).all() for name in ARRAYS)
 
 
+@pytest.mark.slow
 def test_one_replica_is_a_single_simulation(noisy):
     load = poisson(600, 3000)
     for policy in ("greedy", "adaptive", "fixed:3ms"):
@@ -71,6 +72,7 @@ def test_one_replica_is_a_single_simulation(noisy):
         assert same(simulate_fleet(FleetSettings(noisy, policy), load), one)
 
 
+@pytest.mark.slow
 def test_round_robin_over_three_is_three_simulations_of_every_third_request(noisy):
     load = poisson(1500, 3000)
     fleet = simulate_fleet(FleetSettings(noisy, "adaptive", replicas=3), load)
@@ -262,6 +264,7 @@ def test_a_controller_gets_what_is_read_at_its_moment_and_not_what_is_read_later
         assert values[len(values) - len(expected) :] == expected
 
 
+@pytest.mark.slow
 def test_requests_that_wait_are_as_many_as_come_while_one_waits(noisy):
     """Little's law: on average, what is read of the queues is the rate times the mean wait."""
     load = poisson(1800, 12_000)
@@ -314,6 +317,7 @@ def test_a_controller_without_a_period_is_refused(deployment):
         simulate_fleet(FleetSettings(deployment), at(0), Scripted((), sync_ns=0))
 
 
+@pytest.mark.slow
 def test_a_hung_replica_that_refuses_at_once_gets_as_much_by_least_request_and_less_by_weights(
     deployment,
 ):

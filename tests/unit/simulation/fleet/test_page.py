@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from batcher.simulation.fleet import End, FaultKind, Signal
 from batcher.simulation.fleet.balancers import parse_balancer
 
@@ -16,6 +18,7 @@ def cells(heading):
     return [name for row in rows if row for name in re.findall(r"`(\w+)`", row.split("|")[1])]
 
 
+@pytest.mark.slow
 def test_its_example_runs(capsys):
     [example] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(example, {})
