@@ -79,6 +79,12 @@ async def scale(config: ScalerConfig) -> None:
     stop: asyncio.Future[int] = loop.create_future()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, _on_signal, signum, stop)
+    # A server reads its file again then; the default here would be to end.
+    loop.add_signal_handler(
+        signal.SIGHUP,
+        log.warning,
+        "SIGHUP: the scaler reads its file at the start only; restart it",
+    )
     async with running_scaler(config) as scaler:
         print(scaler.describe(), flush=True)  # noqa: T201 - the line that supervisors wait for
         await stop

@@ -175,6 +175,23 @@ async def test_a_stream_says_the_state_at_once_and_when_it_changes(scaled, keda_
     assert await stream.read() is aio.EOF, "KEDA then asks again soon, and not after a minute"
 
 
+async def test_a_stream_that_is_left_is_counted(scaled, keda_of):
+    running = await scaled()
+    running.listing.finds()
+    client = await keda_of(running)
+    stream = client.stub.StreamIsActive(client.ref)
+    assert (await stream.read()).result is False
+    assert (await running.metrics())["batcher_scaler_streams",] == 1
+    stream.cancel()
+
+    async def left():
+        samples = await running.metrics()
+        counted = samples.get(("batcher_scaler_calls_total", "CANCELLED", "StreamIsActive"))
+        return samples["batcher_scaler_streams",], counted
+
+    await client.until(left, (0, 1))
+
+
 @pytest.mark.parametrize(
     ("metadata", "code", "said"),
     [

@@ -110,6 +110,7 @@ async def test_a_scaler_that_starts_again_is_not_sure_at_once(scaler_process, tw
         client = keda_on(channel)
         answers = await client.until(client.active, False)
         assert answers[0] is not False
+        scaler_process.process.send_signal(signal.SIGHUP)
         assert True in answers
         two_servers[1].process.send_signal(signal.SIGSTOP)
         try:

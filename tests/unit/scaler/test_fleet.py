@@ -132,8 +132,11 @@ async def test_a_fleet_at_zero_is_woken_for_a_while(scene):
 
 async def test_many_wakes_last_as_long_as_one(scene):
     scene.listing.finds()
+    told = []
+    scene.fleet.changed = lambda: told.append(True)
     for _ in range(1000):
         scene.fleet.wake()
+    assert len(told) == 1, "nothing is computed anew for the others"
     scene.after(120)
     scene.listing.finds()
     assert scene.active is False
