@@ -31,6 +31,9 @@ than all of its time."""
 _MOST_COUNT: Final = 1 << 53
 """Counts beyond are not exact as numbers of JSON, and take centuries."""
 
+_MOST_WAITING: Final = 1e12
+"""Of a thousand replicas together, a thousandth of what 64 bits hold: KEDA counts in thousandths."""
+
 _MOST_SECONDS: Final = 1e10
 """Three hundred years."""
 
@@ -195,8 +198,8 @@ def _model(message: load.ModelLoad) -> ModelSignals:
         ended += count
         if (each.outcome, each.reason) in _REFUSED:
             refused += count
-    queue = _optional(message, "queue_requests", _MOST_COUNT)
-    executing = _optional(message, "executing_requests", _MOST_COUNT)
+    queue = _optional(message, "queue_requests", _MOST_WAITING)
+    executing = _optional(message, "executing_requests", _MOST_WAITING)
     loads = [_optional(each, "load_ratio", MOST_LOAD) for each in message.devices]
     ages = (
         _optional(message, "oldest_waiting_age_seconds", _MOST_SECONDS),
@@ -211,7 +214,7 @@ def _model(message: load.ModelLoad) -> ModelSignals:
         has_target=message.HasField("target_seconds"),
         load=_highest(loads),
         queue_requests=queue,
-        queue_rows=_optional(message, "queue_rows", _MOST_COUNT),
+        queue_rows=_optional(message, "queue_rows", _MOST_WAITING),
         backlog_s=_optional(message, "queue_backlog_seconds", _MOST_SECONDS),
         executing=executing,
         oldest_s=_highest(ages),
