@@ -20,6 +20,10 @@ def built():
     """A function from a variant to the name of its image, built by now."""
     if reason := build_image.missing():
         pytest.skip(reason)
+    try:
+        build_image.make_base()
+    except build_image.CannotBuildError as error:
+        pytest.skip(f"no base for images: {error}")
     made = {}
 
     def build(variant):
