@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -95,4 +96,5 @@ async def _steps(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, spells.Spells(cores) as slow:
         found = await real.play(scene, Path(folder), channels=options.channels)
     calm = slow.calm(found.record.began_ns, found.due_ns, TARGET_NS)
-    return compare.judged(scene, found, compare.measured(found), calm) | {"slow": slow.shares}
+    judged = compare.judged(scene, found, compare.measured(found), calm)
+    return judged | {"slow": slow.shares, "load_average": os.getloadavg()}

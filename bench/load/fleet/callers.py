@@ -28,11 +28,11 @@ OPTIONS: dict[str, int] = {
     "grpc.initial_reconnect_backoff_ms": 200,
     "grpc.min_reconnect_backoff_ms": 1000,
     "grpc.max_reconnect_backoff_ms": 2000,
-    # A server that hangs acknowledges no ping: it is left after three seconds. In gRPC's C core the timeout of
-    # keepalive pings alone does not do that.
+    # A server that hangs acknowledges no ping: it is left after four seconds. In gRPC's C core the timeout of
+    # keepalive pings alone does not do that. With a second less, servers that get no processor are left as well.
     "grpc.keepalive_time_ms": 2000,
-    "grpc.keepalive_timeout_ms": 1000,
-    "grpc.http2.ping_timeout_ms": 1000,
+    "grpc.keepalive_timeout_ms": 2000,
+    "grpc.http2.ping_timeout_ms": 2000,
     "grpc.keepalive_permit_without_calls": 1,
     "grpc.http2.max_pings_without_data": 0,
     "grpc.use_local_subchannel_pool": 1,
@@ -45,6 +45,8 @@ class Settings:
 
     health_checks: bool = True
     retries: bool = True
+    throttled: bool = True
+    """Whether retries stop while many calls fail."""
     options: Mapping[str, int] = field(default_factory=lambda: OPTIONS)
 
     def service_config(self) -> dict[str, Any]:
@@ -54,6 +56,8 @@ class Settings:
             del config["healthCheckConfig"]
         if not self.retries:
             del config["methodConfig"][0]["retryPolicy"]
+        if not self.throttled:
+            del config["retryThrottling"]
         return config
 
 

@@ -33,7 +33,7 @@ CONNECTION_AGE = "5s"
 """`server.max_connection_age`: as clients ask for addresses again when a connection ends, it is for so long at most
 that they do not know of a new replica. With minutes instead they would come too late for a load that jumps."""
 SYNC_NS, STABILIZATION_NS = SECOND, 20 * SECOND
-DEADLINE_S = 5.0
+DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 from fleet import compare, real
+from fleet.callers import OPTIONS, Settings
 from fleet.faults import EVENTS
 from fleet.scaler import why_not
 from fleet.scene import Scene
@@ -19,6 +20,11 @@ pytestmark = pytest.mark.slow
 SCENE = Scene((30.0, 150.0, 30.0), (4.0, 20.0, 34.0), replicas=1, most=4)
 """One replica, then four times what it should carry at most, then one again: 78 requests a second are its most."""
 KILL_S = 16.0
+PATIENT = Settings(
+    throttled=False,
+    options=OPTIONS | {"grpc.keepalive_time_ms": 20_000, "grpc.http2.ping_timeout_ms": 20_000},
+)
+"""On a slow machine servers are overloaded for longer, and answer pings later."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +40,7 @@ async def test_a_fleet_follows_its_load_and_loses_nothing(whole):
     def kill(fleet):
         fleet.signal(fleet.all[0], signal.SIGKILL)
 
-    run = await real.play(SCENE, whole, events=((KILL_S, kill),))
+    run = await real.play(SCENE, whole, events=((KILL_S, kill),), callers=PATIENT)
     _, not_answered = compare.real_times(run)
     log = (whole / "scaler.log").read_text()
     assert not run.problems, log
