@@ -52,6 +52,8 @@ SECONDS_BAR = 0.1
 SETTLED_NS = 10 * SECOND
 """After a step it may take so long until requests are on time again."""
 ON_TIME_BAR = 0.99
+SENT_LATE_NS = 20 * MILLISECOND
+"""A tenth of the target. A Python process that does nothing else sends a request within 2 ms."""
 
 Records = Sequence[dict[str, Any]]
 
@@ -191,10 +193,22 @@ def settled_share(
     return {
         "seconds_possible": possible,
         "on_time_share_of_all": None if of_all is None else round(of_all, 5),
-        "requests": total,
+        "requests_counted": total,
         "on_time": int(real[counted].sum()),
         "on_time_share": round(float(real[counted].mean()), 5) if total else None,
     }
+
+
+def callers_calm(run: RealRun) -> NDArray[np.bool_]:
+    """Which requests are due where the callers themselves got the processor, in that second and the one before.
+
+    Where a request is sent late by `SENT_LATE_NS`, no server on this machine can be on time, either.
+    """
+    second = np.array(run.due_ns) // SECOND
+    late = np.array(run.record.sent_late_ns[: len(second)]) >= SENT_LATE_NS
+    slow = np.unique(second[late])
+    calm: NDArray[np.bool_] = ~np.isin(second, [*slow, *(slow + 1)])
+    return calm
 
 
 def timeline(

@@ -7,8 +7,10 @@ import struct
 import dns.message
 import numpy as np
 import pytest
+from clients import Record
 from fleet import compare
 from fleet.dns import NameServer, answer
+from fleet.real import RealRun
 from fleet.scene import CAPACITY, Autoscaler, Scene, load_of, pods_of
 
 from batcher.clock import MILLISECOND, SECOND
@@ -126,7 +128,7 @@ class TestFigures:
         late[34] = False  # in second 17: that, and the one after it, do not count
         told = compare.settled_share(SCENE, due_ns, every, late, every)
         # Seconds 0 to 4, and of those from 10 s after the step 15, 16 and 19.
-        assert (told["seconds_possible"], told["requests"]) == (8, 16)
+        assert (told["seconds_possible"], told["requests_counted"]) == (8, 16)
         assert told["on_time_share"] == 1
         real = every.copy()
         real[:4] = False
@@ -135,6 +137,12 @@ class TestFigures:
         told = compare.settled_share(SCENE, due_ns, real, late, calm)
         assert told["on_time_share"] == pytest.approx(12 / 14, abs=1e-4)
         assert told["on_time_share_of_all"] == 0.75
+
+    def test_nothing_counts_where_the_callers_are_late_themselves(self):
+        record = Record(sent_late_ns=[0, 30 * MILLISECOND, 0, 0, 0])
+        due_ns = [0, SECOND, SECOND + 1, 2 * SECOND, 3 * SECOND]
+        run = RealRun(due_ns, record, [], [], [], {})
+        assert compare.callers_calm(run).tolist() == [True, False, False, False, True]
 
     def test_the_simulated_fleet_follows_a_step(self):
         scene = Scene((30.0, 150.0), (5.0, 15.0), replicas=1, most=4)
