@@ -17,7 +17,10 @@ from batcher.simulation.fleet import (
     Fault,
     FaultKind,
     FleetSettings,
+    LeastRequest,
+    Orca,
     Readiness,
+    RoundRobin,
     Scrape,
     Scripted,
     Signal,
@@ -205,10 +208,12 @@ def test_a_request_that_waits_twice_gets_the_whole_time_twice(deployment):
     assert (ms(run), run.again.tolist()) == ([68], [2])
 
 
-def test_a_frozen_replica_answers_no_scrape_and_goes_on_afterwards(deployment):
+@pytest.mark.parametrize("balancer", [RoundRobin(), LeastRequest(), LeastRequest(0), Orca()])
+def test_a_frozen_replica_answers_no_scrape_and_goes_on_afterwards(deployment, balancer):
     settings = FleetSettings(
         deployment,
         "greedy",
+        balancer=balancer,
         scrape=Scrape(10 * MILLISECOND, 0, 10 * MILLISECOND),
         faults=(Fault(FaultKind.FREEZE, 0, 15 * MILLISECOND, 35 * MILLISECOND),),
     )
@@ -340,3 +345,53 @@ def test_a_hung_replica_that_refuses_at_once_gets_as_much_by_least_request_and_l
         shares[name] = (run.replica[while_hung] == 1).mean()
     assert shares["least_request"] == pytest.approx(1 / 3, abs=0.03)
     assert shares["orca"] < 0.25
+
+
+def test_a_replica_that_is_stopped_before_clients_know_it_gets_nothing(deployment):
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        start_up=StartUp(Span(15 * MILLISECOND)),
+        readiness=Readiness(added_ns=20 * MILLISECOND),
+        drain=Drain(delay_ns=30 * MILLISECOND),
+    )
+    # Ready at 25 ms, told to end at 30 ms, and would be known at 45 ms.
+    script = Scripted(((10 * MILLISECOND, 2), (30 * MILLISECOND, 1)), sync_ns=10 * MILLISECOND)
+    run = simulate_fleet(settings, at(*range(0, 100, 2)), script)
+    assert set(run.replica.tolist()) == {0}
+    assert (run.replicas[1].known_ns, run.replicas[1].ended_ns) == (None, 60 * MILLISECOND)
+    assert run.replica_seconds == pytest.approx(0.098 + 0.05)
+
+
+def test_a_replica_that_dies_again_while_it_starts_is_ready_after_the_second_start(deployment):
+    settings = FleetSettings(
+        deployment,
+        "greedy",
+        start_up=StartUp(load=Span(30 * MILLISECOND)),
+        readiness=Readiness(added_ns=0),
+        clients=Clients(wait_ns=SECOND),
+        faults=(
+            Fault(FaultKind.DIE, 0, 10 * MILLISECOND),
+            Fault(FaultKind.DIE, 0, 30 * MILLISECOND),
+        ),
+    )
+    run = simulate_fleet(settings, at(20))
+    assert ms(run) == [66]
+    assert run.replicas[0].restarts == 2
+
+
+def test_what_is_stopped_first_is_what_a_replica_set_would_stop_first(deployment):
+    start_up = StartUp(Span(20 * SECOND))
+    script = Scripted(
+        ((10 * SECOND, 3), (100 * SECOND, 4), (110 * SECOND, 3), (200 * SECOND, 2)),
+        sync_ns=10 * SECOND,
+    )
+    for seed in range(5):
+        conditions = Conditions(seed=seed)
+        settings = FleetSettings(deployment, "greedy", 2, conditions, start_up)
+        run = simulate_fleet(settings, at(0), script, until_ns=400 * SECOND)
+        stopped = [each.number for each in run.replicas if each.stopped_ns is not None]
+        # The one that still starts; then one of those that have been ready for 128 to 255 s.
+        assert 3 in stopped
+        assert len(stopped) == 2
+        assert run.replicas[3].ready_ns is None
