@@ -39,6 +39,11 @@ MAX_BUFFERED_BYTES: Final = 64 * 1024**2
 """Bytes of requests and answers that are kept for all callers together."""
 
 
+MAX_CALLS: Final = 1024
+"""Open calls on one connection: twice `MAX_STREAMS`, as KEDA has one connection for all its triggers, and its other
+calls must find room beside its streams."""
+
+
 class ListenConfig(Section):
     """Where the scaler listens."""
 
@@ -71,6 +76,7 @@ class ListenConfig(Section):
                 "grpc": self.grpc,
                 "http": self.http,
                 "tls": self.tls,
+                "max_concurrent_streams": MAX_CALLS,
                 "max_message": format_size(MAX_MESSAGE_BYTES),
                 "max_buffered": format_size(MAX_BUFFERED_BYTES),
             }

@@ -116,8 +116,8 @@ CALLS = Family(
     "counter",
     "calls",
     ("method", "code"),
-    "gRPC calls of KEDA, and of Wake, that have ended, by the name of their status. CANCELLED is a stream that its "
-    "caller has left.",
+    "gRPC calls of KEDA, and of Wake, that have ended, by the name of their status. CANCELLED: its caller "
+    "has left.",
     values={"method": one_of(*METHODS), "code": one_of(*_CODES)},
 )
 STREAMS = Family(

@@ -22,6 +22,7 @@ from batcher.protocol import FLEETS, KEDA, handlers, keda, scaler
 from batcher.scaler.asking import Question, RefusedError, read_question
 from batcher.scaler.fleet import Fleet
 from batcher.scaler.streams import Streams
+from batcher.scaler.turns import Turns
 from batcher.scaler.waking import Waker
 from batcher.server.status import shortened
 
@@ -43,6 +44,8 @@ class ScalerService:
     def __init__(self, fleets: dict[str, Fleet], streams: Streams, waker: Waker) -> None:
         self.calls: Counter[tuple[str, str]] = Counter({(method, "OK"): 0 for method in METHODS})
         """Calls that have ended, by method and the name of the status."""
+        # Apart: a caller that opens streams by the thousand keeps no other call waiting.
+        self._turns, self._turns_of_streams = Turns(), Turns()
         self._fleets = fleets
         self._streams = streams
         self._waker = waker
@@ -77,6 +80,7 @@ class ScalerService:
     ) -> AsyncIterator[keda.IsActiveResponse]:
         code = "CANCELLED"
         try:
+            await self._turns_of_streams.take()
             question = self._question(request)
             fleet = self._fleets[question.fleet]
             states = self._streams.states(lambda: fleet.activity().active)
@@ -151,9 +155,11 @@ class ScalerService:
         """The method, with its refusals as statuses, and its end counted."""
 
         async def call(request: _Request, context: Context) -> _Response:
-            code = "OK"
+            code = "CANCELLED"
             try:
-                return answer(request, context)
+                await self._turns.take()
+                response = answer(request, context)
+                code = "OK"
             except RefusedError as error:
                 code = error.code.name
                 await _abort(context, error)
@@ -162,6 +168,8 @@ class ScalerService:
                 log.exception(INTERNAL_ERROR)
                 await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
                 raise AssertionError("abort raises") from None
+            else:
+                return response
             finally:
                 self.calls[method, code] += 1
                 del context  # an error's traceback refers to this frame

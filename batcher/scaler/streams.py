@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-MAX_STREAMS: Final = 1024
+MAX_STREAMS: Final = 512
 """Streams at once: KEDA has one for each trigger of type `external-push`. For one more, the oldest ends with OK, and
 its caller may open another: no caller that opens many can lock KEDA out."""
 

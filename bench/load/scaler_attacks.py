@@ -25,7 +25,7 @@ def channel_to(address: str) -> aio.Channel:
 
 
 async def flood(grpc: str, _http: str) -> None:
-    """Sixteen callers that ask as fast as they can, over four connections."""
+    """A thousand callers that ask as fast as they can, over four connections."""
 
     async def ask(channel: aio.Channel) -> None:
         stub = Stub(channel, KEDA)
@@ -33,7 +33,7 @@ async def flood(grpc: str, _http: str) -> None:
             await stub.GetMetrics(ASK)
 
     channels = [channel_to(grpc) for _ in range(4)]
-    await asyncio.gather(*(ask(channel) for channel in channels for _ in range(4)))
+    await asyncio.gather(*(ask(channel) for channel in channels for _ in range(256)))
 
 
 async def streams(grpc: str, _http: str) -> None:

@@ -19,6 +19,7 @@ from batcher.scaler.polling import POLL_SPACING_NS
 from batcher.scaler.replica import MISSED_POLLS, State
 from batcher.scaler.report import Cause
 from batcher.scaler.streams import MAX_STREAMS
+from batcher.scaler.turns import CALLS_PER_ITERATION
 from batcher.scaler.waking import MAX_TOKEN_BYTES
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -49,6 +50,10 @@ def test_the_limits_that_no_key_changes(rows):
     assert rows["metadata with a load report"] == f"{MAX_METADATA_BYTES >> 10} KiB"
     assert rows["a load that is believed"] == f"{report.MOST_LOAD:,.0f}"
     assert rows["streams of `StreamIsActive`"] == f"{MAX_STREAMS:,}"
+    assert rows["open calls on a connection"] == f"{config.MAX_CALLS:,}"
+    assert config.MAX_CALLS == 2 * MAX_STREAMS
+    begun = rows["calls that begin in an iteration of the event loop"]
+    assert begun == str(CALLS_PER_ITERATION)
     assert rows["a message of a caller"] == f"{config.MAX_MESSAGE_BYTES >> 10} KiB"
     assert rows["bytes kept for callers"] == f"{config.MAX_BUFFERED_BYTES >> 20} MiB"
     assert rows["a target"] == f"{MIN_TARGET:g} to 1e9"

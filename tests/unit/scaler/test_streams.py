@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from batcher.scaler.streams import MAX_STREAMS, Streams
+from batcher.scaler.turns import CALLS_PER_ITERATION, Turns
 
 
 class Listener:
@@ -84,3 +85,22 @@ async def test_none_begins_after_the_end():
     listener = Listener(streams, True)
     await listener.task
     assert listener.heard == []
+
+
+async def test_calls_that_come_at_once_begin_in_turns():
+    turns, begun, iterations = Turns(), [], [0]
+
+    def count():
+        iterations[0] += 1
+        if len(begun) < 1000:
+            asyncio.get_running_loop().call_soon(count)
+
+    async def call(number):
+        await turns.take()
+        begun.append((iterations[0], number))
+
+    asyncio.get_running_loop().call_soon(count)
+    await asyncio.gather(*(call(number) for number in range(1000)))
+    assert [number for _, number in begun] == list(range(1000)), "first come, first served"
+    in_one = [sum(at == iteration for at, _ in begun) for iteration in range(iterations[0] + 1)]
+    assert max(in_one) <= CALLS_PER_ITERATION
