@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import sys
 import tempfile
@@ -61,9 +62,11 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     if why := why_not():
         sys.exit(f"the scaler cannot be given a name server of its own here: {why}")
     gc.freeze()
-    result: dict[str, Any] = {}
+    result = _kept(options)
     if options.only in (None, "steps"):
         result["steps"] = found = await _steps(options)
+        unkept = ("run", "only", "output", "plot", "command")
+        found["settings"] = {k: v for k, v in vars(options).items() if k not in unkept}
         shown = ("real", "simulated", "replica_seconds_ratio", "measured_seconds", "settled")
         for name in shown:
             print(f"{name:22}{found[name]}", flush=True)
@@ -85,10 +88,16 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             "a rollout loses nothing": not found["recommended"]["not_answered"]
         }
         bars.show(found["recommended"]["checks"])
-    unkept = ("run", "output", "plot", "command")
-    settings = {name: value for name, value in vars(options).items() if name not in unkept}
-    machine.save(options.output, {"settings": settings, **result})
+    machine.save(options.output, result)
     return result
+
+
+def _kept(options: argparse.Namespace) -> dict[str, Any]:
+    """What the file has of the scenes that are not played."""
+    if options.only is None or not options.output.exists():
+        return {}
+    before = json.loads(options.output.read_text(encoding="utf-8"))
+    return {name: before[name] for name in SCENES if name in before and name != options.only}
 
 
 async def _steps(options: argparse.Namespace) -> dict[str, Any]:

@@ -22,24 +22,18 @@ BEGINS_S: Final = 3.0
 DEFAULTS = {name: OPTIONS[name] for name in ("grpc.use_local_subchannel_pool",)}
 """The options of gRPC as they are."""
 
+NEITHER: Final = Settings(health_checks=False, retries=False)
+GRPCIO: Final = {"transport": "grpcio"}
+
 VARIANTS: dict[str, tuple[Settings, dict[str, Any]]] = {
     "recommended": (Settings(), {}),
-    "no health checks": (Settings(health_checks=False), {}),
-    "no retries": (Settings(retries=False), {}),
-    "neither": (Settings(health_checks=False, retries=False), {}),
+    "neither health checks nor retries": (NEITHER, {}),
     "gRPC's own times": (Settings(options=DEFAULTS), {}),
     "drain_delay: 0": (Settings(), {"drain_delay": 0}),
-    "drain_delay: 0, neither": (
-        Settings(health_checks=False, retries=False),
-        {"drain_delay": 0},
-    ),
-    "grpcio": (Settings(), {"transport": "grpcio"}),
-    "grpcio, no health checks": (Settings(health_checks=False), {"transport": "grpcio"}),
-    "grpcio, drain_delay: 0": (Settings(), {"transport": "grpcio", "drain_delay": 0}),
-    "grpcio, drain_delay: 0, neither": (
-        Settings(health_checks=False, retries=False),
-        {"transport": "grpcio", "drain_delay": 0},
-    ),
+    "drain_delay: 0, neither": (NEITHER, {"drain_delay": 0}),
+    "grpcio": (Settings(), GRPCIO),
+    "grpcio, neither": (NEITHER, GRPCIO),
+    "grpcio, drain_delay: 0": (Settings(), GRPCIO | {"drain_delay": 0}),
 }
 """How callers and servers are set, by what that is called."""
 
