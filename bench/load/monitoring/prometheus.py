@@ -35,6 +35,8 @@ class Watching:
 
     api: prometheus.Prometheus
     targets: Path
+    log: Path
+    """What Prometheus says, from warnings up."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _jobs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -115,7 +117,7 @@ def running(folder: Path, rules: Path = RULES) -> Iterator[Watching]:
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(log_path.read_text())
             time.sleep(0.1)
-        yield Watching(api, targets)
+        yield Watching(api, targets, log_path)
     finally:
         process.terminate()
         try:
