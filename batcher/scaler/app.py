@@ -18,7 +18,7 @@ from batcher.scaler.collector import ScalerCollector
 from batcher.scaler.config import FleetConfig, ScalerConfig
 from batcher.scaler.discovery import discovery_of
 from batcher.scaler.fleet import Fleet
-from batcher.scaler.polling import Pace
+from batcher.scaler.polling import PollSpacing
 from batcher.scaler.service import ScalerService
 from batcher.scaler.streams import Streams
 from batcher.scaler.waking import Waker
@@ -49,8 +49,8 @@ class Scaler:
     def __init__(self, config: ScalerConfig, clock: Clock = monotonic_ns) -> None:
         """Raises `StartupError` where what the configuration names cannot be had."""
         self.config = config
-        pace = Pace()
-        self.fleets = {each.name: _fleet(each, pace, clock) for each in config.fleets}
+        spacing = PollSpacing()
+        self.fleets = {each.name: _fleet(each, spacing, clock) for each in config.fleets}
         self._clock = clock
         self._streams = Streams()
         for fleet in self.fleets.values():
@@ -153,12 +153,12 @@ def _report(task: asyncio.Task[None]) -> None:
         log.error("internal error: %s has ended", task.get_name(), exc_info=task.exception())
 
 
-def _fleet(config: FleetConfig, pace: Pace, clock: Clock) -> Fleet:
+def _fleet(config: FleetConfig, spacing: PollSpacing, clock: Clock) -> Fleet:
     try:
         discovery = discovery_of(config.replicas)
     except StartupError as error:
         raise StartupError(f"fleet {config.name}: {error}") from error
-    return Fleet(config, discovery, Channels(config), pace, clock)
+    return Fleet(config, discovery, Channels(config), spacing, clock)
 
 
 @contextlib.asynccontextmanager

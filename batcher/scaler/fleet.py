@@ -17,7 +17,7 @@ from batcher.scaler.channels import Channels
 from batcher.scaler.config import FleetConfig
 from batcher.scaler.discovery import STALE_NS, Discovery, Endpoint, Found
 from batcher.scaler.metrics import Metric
-from batcher.scaler.polling import Pace, Poller
+from batcher.scaler.polling import Poller, PollSpacing
 from batcher.scaler.replica import MISSED_POLLS, PollResult, Replica, State
 from batcher.telemetry.families import LATENCY
 from batcher.telemetry.histogram import Histogram
@@ -69,7 +69,7 @@ class Fleet:
         config: FleetConfig,
         discovery: Discovery,
         channels: Channels,
-        pace: Pace,
+        spacing: PollSpacing,
         clock: Clock,
     ) -> None:
         self.config = config
@@ -80,7 +80,7 @@ class Fleet:
         """Called when the fleet may have become active or idle."""
         self._discovery = discovery
         self._channels = channels
-        self._pace = pace
+        self._spacing = spacing
         self._clock = clock
         self._listed = False
         self._pollers: dict[str, Poller] = {}
@@ -208,7 +208,7 @@ class Fleet:
                 keep_ns=self.config.keep_last,
             )
             poller = Poller(
-                replica, self._channels, self.config.poll, self._pace, self._clock, self._polled
+                replica, self._channels, self.config.poll, self._spacing, self._clock, self._polled
             )
             self._pollers[address] = poller
             poller.start()
@@ -263,7 +263,7 @@ class Fleet:
 
     def _fresh_ns(self) -> int:
         poll = self.config.poll
-        return MISSED_POLLS * self._pace.interval_ns(poll) + poll.timeout
+        return MISSED_POLLS * self._spacing.interval_ns(poll) + poll.timeout
 
     def _facts(self, replicas: list[Replica], now_ns: int) -> Facts:
         found = self.found

@@ -45,7 +45,7 @@ _TOO_LARGE: Final = "larger than max"
 """What gRPC's own client says of an answer that it does not take, under a code that servers have uses for, too."""
 
 
-class Pace:
+class PollSpacing:
     """How often replicas are asked, of all fleets together: one for all pollers of a process."""
 
     def __init__(self) -> None:
@@ -65,14 +65,14 @@ class Poller:
         replica: Replica,
         channels: Channels,
         poll: PollConfig,
-        pace: Pace,
+        spacing: PollSpacing,
         clock: Clock,
         told: Told,
     ) -> None:
         self.replica = replica
         self._channels = channels
         self._poll = poll
-        self._pace = pace
+        self._spacing = spacing
         self._clock = clock
         self._told = told
         self._channel: aio.Channel | None = None
@@ -81,13 +81,13 @@ class Poller:
 
     def start(self) -> None:
         """Poll from now on."""
-        self._pace.pollers += 1
+        self._spacing.pollers += 1
         self._task = asyncio.create_task(self._run(), name=f"poll {self.replica.endpoint.address}")
 
     async def stop(self) -> None:
         """Poll no more."""
         if self._task is not None:
-            self._pace.pollers -= 1
+            self._spacing.pollers -= 1
             self._task.cancel()
             await asyncio.wait((self._task,))
         await self._close()
@@ -107,7 +107,7 @@ class Poller:
             await asyncio.sleep(max(due_s - self._clock() / SECOND, 0.0))
 
     def _interval_s(self) -> float:
-        return self._pace.interval_ns(self._poll) / SECOND
+        return self._spacing.interval_ns(self._poll) / SECOND
 
     async def _ask(self) -> None:
         timeout_s = self._poll.timeout / SECOND

@@ -103,7 +103,7 @@ def test_policies_let_the_scaler_reach_the_replicas_of_every_overlay(all_rendere
                 peers = [
                     peer["podSelector"]
                     for rule in inbound["spec"]["ingress"]
-                    if {"port": "grpc"} in rule["ports"]
+                    if {"port": 8001} in rule["ports"]
                     for peer in rule["from"]
                 ]
                 assert any(matches(each, pod.labels) for each in peers)

@@ -9,7 +9,7 @@ from batcher.scaler.config import parse_scaler_config
 from batcher.scaler.discovery import STALE_NS, Endpoint, Found
 from batcher.scaler.fleet import Fleet
 from batcher.scaler.metrics import METRICS
-from batcher.scaler.polling import POLL_SPACING_NS, Pace
+from batcher.scaler.polling import POLL_SPACING_NS, PollSpacing
 from batcher.scaler.replica import PollResult, State
 from batcher.testing.replica import FakeReplica
 
@@ -58,7 +58,7 @@ class Scene:
         self.now = now
         self.listing = Listing(now)
         # An hour passes between polls: in this scene, replicas are heard instead.
-        self.fleet = Fleet(config, self.listing, Channels(config), Pace(), now)
+        self.fleet = Fleet(config, self.listing, Channels(config), PollSpacing(), now)
         self.fleet._fresh_ns = lambda: 4 * SECOND
 
     def after(self, seconds):
@@ -306,15 +306,15 @@ async def test_a_discovery_that_raises_is_a_list_that_fails(now):
 
 def test_many_replicas_are_asked_less_often():
     (config,) = parse_scaler_config(CONFIG.replace("1h", "1s")).fleets
-    pace = Pace()
+    spacing = PollSpacing()
     for replicas, interval_ns in ((0, SECOND), (200, SECOND), (5000, 5000 * POLL_SPACING_NS)):
-        pace.pollers = replicas
-        assert pace.interval_ns(config.poll) == interval_ns
+        spacing.pollers = replicas
+        assert spacing.interval_ns(config.poll) == interval_ns
 
 
-async def test_replicas_that_are_gone_count_no_more_for_the_pace(scene, two):
+async def test_replicas_that_are_gone_count_no_more_for_the_spacing(scene, two):
     scene.listing.finds(*two)
-    assert scene.fleet._pace.pollers == 2
+    assert scene.fleet._spacing.pollers == 2
     scene.listing.finds(two[0])
     await asyncio.gather(*scene.fleet._stopping)
-    assert scene.fleet._pace.pollers == 1
+    assert scene.fleet._spacing.pollers == 1
