@@ -88,6 +88,8 @@ class Scene:
     target_ms: int
     arrivals: Process
     duration_ns: int | None = None
+    seeds: int = 1
+    """At least so many: of a day a few bursts decide, which are drawn."""
 
     def deployment(self) -> Deployment:
         """What one replica serves."""
@@ -137,14 +139,12 @@ class Scene:
 
 
 def scenes(folder: str) -> list[Scene]:
-    """Both traces and the day on slow replicas, and the day on faster ones."""
+    """Both traces and the day, on slow replicas."""
     paths = sorted(Path(folder).glob("*.csv"))
     if not paths:
         sys.exit(f"--traces: no CSV files in {folder}")
     slow = (400.0, 100.0, 4, 2000)
     """0.8 s a full batch: 5 requests a second."""
-    fast = (20.0, 10.0, 8, 300)
-    """0.1 s a full batch: 80 requests a second."""
     found = []
     for path in paths:
         name = path.stem.rpartition("_")[2]
@@ -155,8 +155,7 @@ def scenes(folder: str) -> list[Scene]:
         )
     return [
         *found,
-        Scene("day, 0.8 s a batch", *slow, Day(20.0, 1800.0)),
-        Scene("day, 0.1 s a batch", *fast, Day(200.0, 600.0)),
+        Scene("two days, 0.8 s a batch", *slow, Day(20.0, 1800.0), seeds=2),
     ]
 
 
@@ -164,7 +163,7 @@ def sweep_signal(scene: Scene, signal: Signal, seeds: int) -> list[Point]:
     """Points of one signal: the first ones, then more where the fractions lie."""
     unit = scene.unit(signal)
     sweep = scene.sweep()
-    loads = [sweep.load(seed) for seed in range(seeds)]
+    loads = [sweep.load(seed) for seed in range(max(seeds, scene.seeds))]
 
     def point(set_point: float) -> Point:
         return pooled(
@@ -217,9 +216,7 @@ def autoscale(options: argparse.Namespace) -> dict[str, Any]:
     chosen = scenes(options.traces)
     output = options.output or world.RESULTS / "sim-autoscale.json"
     kept = _kept(output, options)
-    *slow, fast = chosen
-    tasks = [(scene, signal) for signal in FIRST for scene in slow]
-    tasks += [(fast, signal) for signal in FIRST]
+    tasks = [(scene, signal) for signal in FIRST for scene in chosen]
     missing = [task for task in tasks if (task[0].label, task[1]) not in kept]
     with ProcessPoolExecutor(options.jobs) as pool:
         played = pool.map(_task, [(*task, options.seeds) for task in missing])

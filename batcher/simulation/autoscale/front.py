@@ -7,7 +7,7 @@ from 99 to 99.9 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import log
 from typing import Final
@@ -33,22 +33,28 @@ def front(points: Iterable[Point]) -> list[Point]:
 
 
 def hours_at(points: Sequence[Point], fraction: float) -> float | None:
-    """Returns the replica-hours that a front needs for an on-time fraction; None beyond its ends."""
-    for before, after in pairwise(points):
-        if before.on_time_fraction <= fraction <= after.on_time_fraction:
-            low, high = _missed(before.on_time_fraction), _missed(after.on_time_fraction)
-            part = (low - _missed(fraction)) / (low - high) if low > high else 0.0
-            return before.replica_hours + part * (after.replica_hours - before.replica_hours)
-    return None
+    """Returns the replica-hours that a front needs for at least this on-time fraction; None if it has none.
+
+    Below the front's first point these are the hours of that point: nothing cheaper was found.
+    """
+    return _between(points, fraction, lambda point: point.replica_hours)
 
 
 def set_point_at(points: Sequence[Point], fraction: float) -> float | None:
-    """Returns the set-point at which a front has an on-time fraction, between its points; None beyond its ends."""
+    """Returns the set-point that belongs to `hours_at`."""
+    return _between(points, fraction, lambda point: point.set_point)
+
+
+def _between(
+    points: Sequence[Point], fraction: float, what: Callable[[Point], float]
+) -> float | None:
+    if points and fraction <= points[0].on_time_fraction:
+        return what(points[0])
     for before, after in pairwise(points):
         if before.on_time_fraction <= fraction <= after.on_time_fraction:
             low, high = _missed(before.on_time_fraction), _missed(after.on_time_fraction)
             part = (low - _missed(fraction)) / (low - high) if low > high else 0.0
-            return before.set_point + part * (after.set_point - before.set_point)
+            return what(before) + part * (what(after) - what(before))
     return None
 
 
@@ -69,7 +75,7 @@ def extra_hours(
 ) -> Mapping[Signal, Mapping[float, float | None]]:
     """Returns by signal and on-time fraction how many more replica-hours it needs than the best signal.
 
-    0.05 is 5 % more. None: no point of this signal has so many on time, or none so few.
+    0.05 is 5 % more. None: no point of this signal has so many on time.
     """
     fronts = {signal: front(mine) for signal, mine in by_signal(points).items()}
     found: dict[Signal, dict[float, float | None]] = {signal: {} for signal in fronts}

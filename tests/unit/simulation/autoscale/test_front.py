@@ -2,8 +2,6 @@
 
 from math import isclose
 
-import pytest
-
 from batcher.simulation.autoscale.front import extra_hours, front, hours_at, set_point_at
 from batcher.simulation.autoscale.points import Point, pooled
 from batcher.simulation.fleet import Signal
@@ -31,7 +29,8 @@ def test_hours_are_interpolated_over_the_logarithm_of_what_is_not_on_time():
     assert isclose(hours_at(found, 1 - 10**-1.5), 3)
     assert isclose(set_point_at(found, 1 - 10**-1.5), 1.0)
     assert hours_at(found, 0.99) == 4
-    assert hours_at(found, 0.5) is None
+    assert hours_at(found, 0.5) == 2
+    assert set_point_at(found, 0.5) == 1.2
     assert hours_at(found, 0.9999) is None
 
 
@@ -54,6 +53,12 @@ def test_runs_of_several_seeds_are_pooled():
     assert (both.replica_hours, both.on_time_fraction) == (3, 0.8)
 
 
-@pytest.mark.parametrize("points", [[], [point(2, 100)]])
-def test_one_point_is_no_front_to_interpolate_on(points):
-    assert hours_at(front(points), 0.9) is None
+def test_more_on_time_for_fewer_hours_than_asked_for_counts():
+    turned = front([point(3, 5, set_point=1.6), point(4, 60, set_point=6.0)])
+    assert hours_at(turned, 0.95) == 3
+    assert set_point_at(turned, 0.95) == 1.6
+
+
+def test_without_points_nothing_is_known():
+    assert hours_at(front([]), 0.9) is None
+    assert hours_at(front([point(2, 100)]), 0.95) is None
