@@ -2,8 +2,8 @@
 
 | state of a replica | counts as |
 |---|---|
-| known | its value; if just this value is not known, as an unknown replica |
-| kept | the value of its last believed report |
+| known | its value, the mean of its last reports; if the last one does not know it, as an unknown replica |
+| kept | the same, of the last believed reports |
 | not ready | what it reports, else 0; not at all in a mean |
 | unknown | the mean of the replicas that are known or kept |
 
@@ -14,9 +14,10 @@ stays. Where fewer than half of the replicas are known or kept, the value asks f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from batcher.scaler.metrics import How, Metric, Value
+from batcher.scaler.readings import Readings
 from batcher.scaler.replica import State
 from batcher.scaler.report import Report
 
@@ -28,6 +29,16 @@ class Member:
     state: State
     report: Report | None
     """The report that counts; None: there is none."""
+    readings: Readings | None = field(default=None, compare=False)
+    """That and those before it; None: that alone."""
+
+    def value(self, metric: Metric, model: str) -> Value | None:
+        """What it says of a metric; None where that is not known."""
+        if self.report is None:
+            return None
+        if self.readings is None:
+            return metric.read(self.report, model)
+        return self.readings.mean(metric, model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +69,7 @@ def estimate(members: Sequence[Member], metric: Metric, model: str = "") -> Esti
     starting: list[Value] = []
     guessed = 0
     for member in members:
-        found = None if member.report is None else metric.read(member.report, model)
+        found = member.value(metric, model)
         if member.state is State.NOT_READY:
             starting.append(found or Value(0.0))
         elif member.state is State.UNKNOWN or found is None:

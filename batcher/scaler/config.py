@@ -146,6 +146,9 @@ class FleetConfig(Section):
     keep_last: Duration = 30_000_000_000
     """How long the last believed report of a replica still counts when it does not answer. After
     that the mean of the others counts in its place."""
+    average: DurationOrZero = 15_000_000_000
+    """Values are means of what each replica reported in this time: the HPA looks once in 15 s, and
+    would miss what came in between. 0 takes the last report alone."""
     idle_after: Duration = 300_000_000_000
     """The fleet is idle, and so may be scaled to zero, when nothing was asked of any replica for this
     long. KEDA's `cooldownPeriod` comes after it."""

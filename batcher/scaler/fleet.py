@@ -206,6 +206,7 @@ class Fleet:
                 models=self.config.models,
                 fresh_ns=self._fresh_ns(),
                 keep_ns=self.config.keep_last,
+                average_ns=self.config.average,
             )
             poller = Poller(
                 replica, self._channels, self.config.poll, self._spacing, self._clock, self._polled
@@ -326,7 +327,7 @@ def _members(replicas: list[Replica], now_ns: int) -> list[Member]:
     for replica in replicas:
         state, report = replica.state(now_ns), replica.reported(now_ns)
         key = replica.endpoint.address if report is None else f"start {report.start_id}"
-        member = Member(state, report)
+        member = Member(state, report, replica.readings)
         if key not in members or _rank(member) < _rank(members[key]):
             members[key] = member
     return list(members.values())

@@ -8,6 +8,7 @@ from typing import Final
 
 from batcher.scaler.discovery import Endpoint
 from batcher.scaler.judging import Judge
+from batcher.scaler.readings import Readings
 from batcher.scaler.report import Cause, Report, UnbelievedError, read_report
 
 
@@ -57,13 +58,19 @@ class Replica:
         models: Collection[str] = (),
         fresh_ns: int,
         keep_ns: int,
+        average_ns: int = 0,
     ) -> None:
-        """A report counts as of now for `fresh_ns`, and after that, while there is no newer one, for `keep_ns`."""
+        """A report counts as of now for `fresh_ns`, and after that, while there is no newer one, for `keep_ns`.
+
+        `average_ns` is for how long it is averaged with later ones.
+        """
         self.endpoint = endpoint
         self.seen_ns = now_ns
         """When it was listed first."""
         self.report: Report | None = None
         """The last that was believed."""
+        self.readings = Readings(average_ns)
+        """That and those before it, which are averaged."""
         self.believed_ns = 0
         """When that came."""
         self.result: PollResult | None = None
@@ -88,6 +95,7 @@ class Replica:
             self._end(PollResult.UNBELIEVED, str(error), error.cause)
         else:
             self.report, self.believed_ns = report, now_ns
+            self.readings.add(report, now_ns)
             self._end(PollResult.BELIEVED)
 
     def failed(self, result: PollResult, error: str) -> None:

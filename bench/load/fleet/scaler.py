@@ -50,7 +50,10 @@ class Scaler:
         """Where `/v1/fleets` is."""
         self._config = {
             "listen": {"grpc": [self._listen], "http": self.http},
-            "fleets": [{"name": FLEET, "replicas": {"dns": f"{name}.:{port}"}}],
+            "fleets": [
+                # The controller looks each second, and so misses nothing in between.
+                {"name": FLEET, "replicas": {"dns": f"{name}.:{port}"}, "average": "0s"}
+            ],
         }
         self._stack = ExitStack()
         self._ref = keda.ScaledObjectRef(

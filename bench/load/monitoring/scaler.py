@@ -38,6 +38,8 @@ class Scaler:
             "poll": {"interval": "500ms", "timeout": "400ms"},
             # With 30 s a replica would be known for longer than the scene lasts.
             "keep_last": "1s",
+            # The scenes are as short.
+            "average": "0s",
         }
         listen = {"grpc": [self._grpc], "http": self.http}
         self._file.write_text(json.dumps({"listen": listen, "fleets": [fleet]}))

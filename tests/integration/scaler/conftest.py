@@ -172,6 +172,8 @@ async def scaled(monkeypatch):
                 "name": "ranker",
                 "replicas": {"static": ["127.0.0.1:1"]},
                 "poll": {"interval": "100ms", "timeout": "300ms"},
+                # A load that changes is answered at once.
+                "average": "0s",
             } | keys
             listeners = {"grpc": ["127.0.0.1:0"], "http": "127.0.0.1:0"} | (listen or {})
             config = parse_scaler_config(json.dumps({"listen": listeners, "fleets": [fleet]}))
