@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -149,7 +150,9 @@ class Server:
         if not self.stopping:
             self.stopping = True
             for listener in self._listeners:
-                for accepted in listener.backlog():
+                # No more than there is room for: clients that connect without end would keep this from returning.
+                room = max(self.max_connections - len(listener.connections), 0)
+                for accepted in islice(listener.backlog(), room):
                     self._begin(listener, accepted)
                 if listener.accepting is not None:
                     listener.accepting.cancel()

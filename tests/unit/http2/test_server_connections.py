@@ -368,6 +368,19 @@ class TestStop:
         await server.stop(WAIT_S)
         assert not server.connections
 
+    async def test_of_what_has_connected_only_what_has_room_is_accepted(self, serve, raw):
+        """Clients that connect without end would keep the server from ending."""
+        server, address = await serve({"max_connections": 2})
+        first = await raw(address)
+        host, port = address.split(":")
+        socks = [socket.create_connection((host, int(port))) for _ in range(8)]
+        server.send_goaway()
+        assert len(server.connections) == 2
+        await first.until(Frame.GOAWAY)
+        await server.stop(WAIT_S)
+        for sock in socks:
+            sock.close()
+
     async def test_calls_that_come_without_acknowledging_goaway_may_be_made_elsewhere(
         self, serve, raw
     ):
