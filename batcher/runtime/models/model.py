@@ -51,8 +51,9 @@ CLOSE_TIMEOUT_S = 1.0
 FIRST_RETRY_S = 1.0
 
 
-LONGEST_RETRY_S = 15.0
-"""Seconds before a load that found its backend unavailable is repeated: at first, and at most."""
+LONGEST_RETRY_S = 2.0
+"""Seconds before a load that found its backend unavailable is repeated: at first, and at most. A replica that starts
+beside its model is late by half of it on average, and a try is a connection and a question."""
 
 
 def model_key(name: str, version: str, generation: int = 1) -> str:

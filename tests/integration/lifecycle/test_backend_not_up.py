@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +87,9 @@ async def test_a_model_that_is_unloaded_meanwhile_is_started_without(
     assert application.health().ready
     assert (await admin.ModelInfer(request_of(), timeout=WAIT_S)).model_name == "hello"
     await application.close()
+
+
+def test_the_page_says_how_often_it_is_tried_again():
+    page = (Path(__file__).parents[3] / "docs" / "health.md").read_text("utf-8")
+    assert f"| after {models.FIRST_RETRY_S:g} s, then every {models.LONGEST_RETRY_S:g} s |" in page
+    assert models.LONGEST_RETRY_S == 2 * models.FIRST_RETRY_S
