@@ -10,6 +10,8 @@ from batcher.config import parse_config
 
 AFTER_DRAIN_S = 10
 """Closing models, and what the container runtime takes to end a container."""
+DNS_CACHE_S = 5
+"""How long CoreDNS says that the addresses of a headless Service may be kept."""
 
 pytestmark = pytest.mark.conformance
 
@@ -171,6 +173,14 @@ def test_connections_end_so_that_callers_find_new_replicas(servers):
     for server in servers:
         # gRPC's resolvers ask DNS every 30 s at most: shorter would not help.
         assert server.config.server.max_connection_age == 30 * SECOND
+
+
+def test_a_rollout_waits_until_callers_know_the_new_replica(rendered, servers):
+    for server in servers:
+        for deployment in rendered.of("Deployment"):
+            if deployment["metadata"]["name"] == server.pod.owner:
+                known_s = 1.1 * server.config.server.max_connection_age / SECOND
+                assert deployment["spec"]["minReadySeconds"] > known_s + DNS_CACHE_S
 
 
 def test_messages_fit_the_memory(servers):
