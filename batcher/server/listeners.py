@@ -7,6 +7,7 @@ server on any number of addresses: a `BuiltinServer` or a `GrpcioServer`, which 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,14 +191,15 @@ class GrpcioServer(_Listeners):
         """Returns at once, for the same reason."""
 
     async def stop(self, grace_s: float) -> None:
-        """Let the calls that are open end for `grace_s` seconds, then close every connection.
+        """Let calls end for `grace_s` seconds, until none is open, then close every connection.
 
         With a grace the library would cancel calls that come meanwhile. CANCELLED is the end for a caller, who
         may repeat a call whose connection was closed.
         """
-        calls = [task for task in asyncio.all_tasks() if is_call_of_grpcio(task)]
-        if calls:
-            await asyncio.wait(calls, timeout=grace_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while calls := [task for task in asyncio.all_tasks() if is_call_of_grpcio(task)]:
+                    await asyncio.wait(calls)
         await self._server.stop(None)
         self._remove_paths()
 

@@ -247,3 +247,25 @@ async def test_calls_of_grpcio_are_known_by_their_tasks(start, hello, dial):
     await asyncio.gather(application.grpc.stop(WAIT_S), read(watch))
     assert await watch.code() is grpc.StatusCode.OK
     assert not any(map(is_call_of_grpcio, asyncio.all_tasks()))
+
+
+@pytest.mark.parametrize("transport", ["grpcio"])
+async def test_a_call_that_comes_while_another_ends_is_not_cancelled(
+    start, hello, fakes, dial, request_of, eventually
+):
+    """CANCELLED is the end for a caller. Under load some call has always just come when another ends."""
+    application = await start(hello(executor="fake", options={}))
+    stub = await dial(application.grpc.addresses[0])
+    first = fakes[0].hang_next()
+    calls = [asyncio.ensure_future(stub.ModelInfer(request_of(1.0)))]
+    await asyncio.to_thread(first.wait_entered)
+    second = fakes[0].hang_next()
+    stopping = asyncio.create_task(application.grpc.stop(WAIT_S))
+    calls.append(asyncio.ensure_future(stub.ModelInfer(request_of(2.0))))
+    await eventually(lambda: application.batcher.unanswered == 2)
+    first.release()
+    assert output_arrays(await calls[0])["Y"].max() == 2
+    await asyncio.to_thread(second.wait_entered)
+    second.release()
+    assert output_arrays(await calls[1])["Y"].max() == 4
+    await stopping
