@@ -56,6 +56,9 @@ class Estimate:
 
     def for_target(self, target: float, how: How) -> float:
         """The value to answer, given the target of the HPA."""
+        if how is not How.SUM and not self.known and self.not_ready:
+            # The HPA multiplies by the replicas that are ready: with none, all but the target itself makes zero.
+            return target
         if not self.minority:
             return self.value
         # What the HPA takes for "as many as there are".

@@ -1,5 +1,9 @@
 import pytest
 
+from batcher.autoscaling.metrics import ExternalValue, replicas
+from batcher.autoscaling.metrics import Fleet as HpaFleet
+from batcher.autoscaling.pods import Pod
+from batcher.autoscaling.settings import HpaSettings
 from batcher.scaler.aggregation import Member, estimate
 from batcher.scaler.metrics import METRICS, How
 from batcher.scaler.replica import State
@@ -91,6 +95,18 @@ def test_a_maximum_for_a_minority_is_at_least_the_target():
     metric, unknown = METRICS["oldest_request_age_seconds"], member(State.UNKNOWN)
     found = estimate([member(pending=1), unknown, unknown], metric)
     assert found.for_target(0.5, How.MAXIMUM) == 0.5
+
+
+@pytest.mark.parametrize("name", ["oldest_request_age_seconds", "duty_cycle_ratio"])
+def test_a_fleet_of_which_no_replica_is_ready_keeps_its_size(name):
+    """What its replicas report, the HPA multiplies by those that are ready: nothing."""
+    metric = METRICS[name]
+    starting, draining = member(State.NOT_READY), member(State.NOT_READY, pending=3, draining=True)
+    found = estimate([starting, draining], metric)
+    value, pods = found.for_target(0.5, metric.how), [Pod("a", ready=False), Pod("b", ready=False)]
+    for said, wanted in ((value, 2), (0.0, 0), (5.0, 0)):
+        fleet = HpaFleet(0, 2, 2, pods, HpaSettings(min_replicas=1, max_replicas=9))
+        assert replicas(ExternalValue(0.5, said), fleet) == wanted
 
 
 @pytest.mark.parametrize(
