@@ -114,7 +114,8 @@ class Scene:
                 warm_up=Span(5 * SECOND),
             ),
             balancer=LeastRequest(),
-            scrape=Scrape(5 * SECOND, SECOND // 2, 30 * SECOND),
+            # Rates over as long as gauges are averaged: with 30 s `cpu` and `duty_cycle` would be late by more.
+            scrape=Scrape(5 * SECOND, SECOND // 2, AVERAGE_NS),
             processor=PROCESSOR,
         )
         return Sweep(
