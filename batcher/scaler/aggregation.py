@@ -2,8 +2,8 @@
 
 | state of a replica | counts as |
 |---|---|
-| known | its value, the mean of its last reports; if the last one does not know it, as an unknown replica |
-| kept | the same, of the last believed reports |
+| known | its value, the mean over time of its last reports; if the last one does not know it, as an unknown replica |
+| kept | the same: its last believed value goes on |
 | not ready | what it reports, else 0; not at all in a mean |
 | unknown | the mean of the replicas that are known or kept |
 
@@ -31,6 +31,8 @@ class Member:
     """The report that counts; None: there is none."""
     readings: Readings | None = field(default=None, compare=False)
     """That and those before it; None: that alone."""
+    now_ns: int = field(default=0, compare=False)
+    """The moment at which it is known so: the end of the time that is averaged."""
 
     def value(self, metric: Metric, model: str) -> Value | None:
         """What it says of a metric; None where that is not known."""
@@ -38,7 +40,7 @@ class Member:
             return None
         if self.readings is None:
             return metric.read(self.report, model)
-        return self.readings.mean(metric, model)
+        return self.readings.mean(metric, model, self.now_ns)
 
 
 @dataclass(frozen=True, slots=True)

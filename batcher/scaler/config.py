@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from batcher.clock import MILLISECOND
+from batcher.clock import MILLISECOND, SECOND
 from batcher.config.addresses import Address
 from batcher.config.loader import load_document, parse_document
 from batcher.config.schema import finished
@@ -31,6 +31,9 @@ MAX_FLEETS: Final = 64
 MIN_INTERVAL_NS: Final = 100 * MILLISECOND
 """A replica computes its report no more often."""
 
+MAX_AVERAGE_NS: Final = 300 * SECOND
+"""The window in which the HPA itself takes the highest value before it shrinks a fleet: a longer mean is of no use to it,
+and would hide a step from it for minutes."""
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """Bytes of a message to or from the scaler: thousands of times of what KEDA sends, and what reflection needs."""
@@ -114,7 +117,8 @@ class PollConfig(Section):
 
     interval: Duration = 1_000_000_000
     """How often each replica is asked for its load report, at least 100ms. A replica that has not
-    answered is not asked a second time meanwhile."""
+    answered is not asked a second time meanwhile. A report is of five seconds: with more than 5s
+    bursts in between are missed."""
     timeout: Duration = 800_000_000
     """How long an answer may take."""
 
@@ -147,8 +151,9 @@ class FleetConfig(Section):
     """How long the last believed report of a replica still counts when it does not answer. After
     that the mean of the others counts in its place."""
     average: DurationOrZero = 15_000_000_000
-    """Values are means of what each replica reported in this time: the HPA looks once in 15 s, and
-    would miss what came in between. 0 takes the last report alone."""
+    """Values are means over time of what each replica reported in the last so long, from `poll.interval`
+    to 5m: the HPA looks once in 15 s, and would miss what came in between. 0 takes the last report
+    alone."""
     idle_after: Duration = 300_000_000_000
     """The fleet is idle, and so may be scaled to zero, when nothing was asked of any replica for this
     long. KEDA's `cooldownPeriod` comes after it."""
@@ -159,6 +164,18 @@ class FleetConfig(Section):
     """A file with the token that callers must present to wake the fleet: `authorization: Bearer
     TOKEN`, in the header or the gRPC metadata. It is read again when it has changed. null lets every
     caller that reaches a listener wake it."""
+
+    @model_validator(mode="after")
+    def _averages_more_than_one(self) -> Self:
+        least, most = self.poll.interval, MAX_AVERAGE_NS
+        if self.average and not least <= self.average <= most:
+            allowed = "0 for the last report alone"
+            if least <= most:
+                bounds = f"{format_duration(least)} (poll.interval) to {format_duration(most)}"
+                allowed += f", or {bounds}"
+            got = refusal(format_duration(self.average), allowed)
+            raise CrossCheckError([(("average",), got)])
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,14 @@ class Fleet:
             self._values[key] = self._value(members, metric, model)
         return self._values[key]
 
+    def last_value(self, metric: Metric) -> float | None:
+        """The value of a metric by the last report of each replica alone; None: not known."""
+        if self.value(metric, "").estimate is None:
+            return None
+        members = [Member(each.state, each.report) for each in self._look().members]
+        found = estimate(members, metric)
+        return None if found is None else found.value
+
     def states(self) -> Counter[State]:
         """How many replicas are in each state."""
         return Counter(member.state for member in self._look().members)
@@ -327,7 +335,7 @@ def _members(replicas: list[Replica], now_ns: int) -> list[Member]:
     for replica in replicas:
         state, report = replica.state(now_ns), replica.reported(now_ns)
         key = replica.endpoint.address if report is None else f"start {report.start_id}"
-        member = Member(state, report, replica.readings)
+        member = Member(state, report, replica.readings, now_ns)
         if key not in members or _rank(member) < _rank(members[key]):
             members[key] = member
     return list(members.values())

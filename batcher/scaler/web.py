@@ -158,7 +158,10 @@ def fleet_summary(fleet: Fleet, now_ns: int) -> dict[str, Any]:
     for metric in METRICS.values():
         value = fleet.value(metric, "")
         known = value.estimate
-        metrics[metric.name] = {"value": None if known is None else known.value}
+        metrics[metric.name] = {
+            "value": None if known is None else known.value,
+            "last": fleet.last_value(metric),
+        }
         if known is None:
             metrics[metric.name]["reason"] = value.reason
     age_ns = fleet.report_age_ns(now_ns)
@@ -180,6 +183,7 @@ def fleet_summary(fleet: Fleet, now_ns: int) -> dict[str, Any]:
 def replica_summary(replica: Replica, now_ns: int) -> dict[str, Any]:
     """What is known of a replica, as JSON."""
     report, age_ns = replica.report, replica.age_ns(now_ns)
+    mean = replica.readings.mean(METRICS["desired_ratio"], "", now_ns)
     return {
         "address": replica.endpoint.address,
         "name": replica.endpoint.name or ("" if report is None else report.replica),
@@ -193,6 +197,7 @@ def replica_summary(replica: Replica, now_ns: int) -> dict[str, Any]:
         "ready": None if report is None else report.ready,
         "reason": "" if report is None else report.reason,
         "desired_ratio": None if report is None else report.load,
+        "desired_ratio_mean": None if mean is None else mean.value,
     }
 
 

@@ -66,7 +66,7 @@ async def test_the_page_says_why(fleet):
     assert "desired_ratio is nan" in odd["error"]
     assert page["active"] is True
     assert three[0].address in page["reason"]
-    assert page["metrics"]["desired_ratio"] == {"value": 1.5}
+    assert page["metrics"]["desired_ratio"] == {"value": 1.5, "last": 1.5}
     assert page["metrics"]["gpu_utilization_ratio"]["value"] is None
     everything = json.loads((await running.http("/v1/fleets"))[1])
     assert [each["fleet"] for each in everything["fleets"]] == ["ranker"]

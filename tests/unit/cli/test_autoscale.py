@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from batcher.cli.autoscale_options import MOST_REPLICAS
+
 CONFIG = """
 models:
   - name: m
@@ -74,6 +76,11 @@ def test_from_zero_with_keda(run, write):
 DAY = ("--arrivals", "day:15:60s")
 
 
+def test_the_largest_fleet_is_among_the_limits(repository):
+    page = (repository / "docs" / "limits.md").read_text("utf-8")
+    assert f"| replicas of a simulated fleet | {MOST_REPLICAS:,} | `--replicas` of" in page
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -86,7 +93,7 @@ DAY = ("--arrivals", "day:15:60s")
         ((*DAY, "--replicas", "0-5"), "without --keda"),
         ((*DAY, "--replicas", "5-3"), "--replicas: got '5-3'"),
         ((*DAY, "--replicas", "5"), "--replicas: got '5'"),
-        ((*DAY, "--replicas", "1-1001"), "MAX from 1 to 1000"),
+        ((*DAY, "--replicas", "1-1001"), f"MAX from 1 to {MOST_REPLICAS}"),
         ((*DAY, "--start", "31"), "--start: got 31"),
         ((*DAY, "--start-up", "40"), "--start-up: got '40'"),
         ((*DAY, "--start-up", "40s:x"), "--start-up: got '40s:x'"),

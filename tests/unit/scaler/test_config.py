@@ -8,6 +8,7 @@ from batcher.errors import ConfigError
 from batcher.scaler import config
 from batcher.scaler.config import MAX_FLEETS, load_scaler_config, parse_scaler_config, scaler_schema
 
+FLEET_WITH = "fleets: [{{name: a, replicas: {{dns: 'a:1'}}, {}}}]"
 FLEET = "fleets: [{name: ranker, replicas: {static: ['127.0.0.1:8001']}}]\n"
 
 
@@ -52,6 +53,16 @@ def test_relative_files_start_at_the_folder_of_the_file(tmp_path):
             "fleets: [{name: a, replicas: {dns: 'a:1'}, poll: {interval: 50ms}}]",
             "fleets[0].poll.interval",
         ),
+        (FLEET_WITH.format("average: 301s"), "or 1s (poll.interval) to 5m"),
+        (FLEET_WITH.format("average: 900ms"), "fleets[0].average"),
+        (
+            FLEET_WITH.format("poll: {interval: 20s}"),
+            'got "15s"; allowed: 0 for the last report alone, or 20s (poll.interval) to 5m',
+        ),
+        (
+            FLEET_WITH.format("poll: {interval: 6m}, average: 6m"),
+            'got "6m"; allowed: 0 for the last report alone',
+        ),
         ("fleets: [{name: a, replicas: {dns: 'a:1'}, tls: {cert: a}}]", "no effect without key"),
         (
             "fleets: [{name: a, replicas: {dns: 'a:1'}}, {name: a, replicas: {dns: 'b:1'}}]",
@@ -61,6 +72,13 @@ def test_relative_files_start_at_the_folder_of_the_file(tmp_path):
 )
 def test_what_is_wrong_is_said_with_its_place(text, said):
     assert said in problems(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["average: 0s, poll: {interval: 1h}", "average: 1s", "average: 5m", "average: 0"]
+)
+def test_averages_that_make_sense(text):
+    parse_scaler_config(FLEET_WITH.format(text))
 
 
 def test_fleets_are_bounded():

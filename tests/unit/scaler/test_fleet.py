@@ -19,6 +19,7 @@ fleets:
   - name: ranker
     replicas: {static: ["127.0.0.1:1"]}
     poll: {interval: 1h}
+    average: 0s
     idle_after: 300s
     wake_for: 120s
 """
@@ -55,6 +56,8 @@ class Scene:
 
     def __init__(self, now):
         (config,) = parse_scaler_config(CONFIG).fleets
+        # Together with an hour between polls no file may say so.
+        config = config.model_copy(update={"average": 15 * SECOND})
         self.now = now
         self.listing = Listing(now)
         # An hour passes between polls: in this scene, replicas are heard instead.

@@ -48,7 +48,7 @@ def test_what_replicas_say(messages):
         now_ns = second * SECOND
         replica.answered(data, now_ns)
         assert (replica.cause is None) == (replica.error == "")
-        member = Member(replica.state(now_ns), replica.reported(now_ns), replica.readings)
+        member = Member(replica.state(now_ns), replica.reported(now_ns), replica.readings, now_ns)
         for metric in METRICS.values():
             found = estimate([member, Member(State.UNKNOWN, None)], metric)
             if found is not None:

@@ -16,6 +16,7 @@ from batcher.scaler.channels import MAX_METADATA_BYTES
 from batcher.scaler.config import FleetConfig, PollConfig, parse_scaler_config, scaler_schema
 from batcher.scaler.judging import CONTRADICTION_NS, STUCK_NS
 from batcher.scaler.polling import POLL_SPACING_NS
+from batcher.scaler.readings import READINGS
 from batcher.scaler.replica import MISSED_POLLS, State
 from batcher.scaler.report import Cause
 from batcher.scaler.streams import MAX_STREAMS
@@ -37,7 +38,7 @@ def rows():
 def test_the_settings_among_the_limits(rows):
     assert rows["`fleets[].poll.timeout`"] == "800ms"
     assert PollConfig.model_fields["timeout"].default == 800_000_000
-    for key in ("keep_last", "wake_for"):
+    for key in ("keep_last", "average", "wake_for"):
         default = FleetConfig.model_fields[key].default
         assert rows[f"`fleets[].{key}`"] == format_duration(default)
 
@@ -48,6 +49,10 @@ def test_the_limits_that_no_key_changes(rows):
     size, models = report.MAX_REPORT_BYTES >> 20, f"{report.MAX_MODELS:,}"
     assert rows["a load report"] == f"{size} MiB, {models} models, {models} devices"
     assert rows["metadata with a load report"] == f"{MAX_METADATA_BYTES >> 10} KiB"
+    averaged = rows["reports that are averaged"]
+    assert averaged == f"{READINGS + 2} of a replica, {models} models and devices in them together"
+    longest = format_duration(config.MAX_AVERAGE_NS)
+    assert f"| `fleets[].average` | 15s | how far back reports count, {longest} at most |" in LIMITS
     assert rows["a load that is believed"] == f"{report.MOST_LOAD:,.0f}"
     assert rows["streams of `StreamIsActive`"] == f"{MAX_STREAMS:,}"
     assert rows["open calls on a connection"] == f"{config.MAX_CALLS:,}"
