@@ -89,6 +89,7 @@ drift: $(VENV)/.lint
 	$(BIN)/python tools/generate_protocol.py --check
 	$(BIN)/python tools/generate_metrics_page.py --check
 	$(BIN)/python tools/generate_prometheus_rule.py --check
+	$(BIN)/python tools/generate_dashboard.py --check
 
 # What no version of a dependency can change: the core imports none, and these read this repository's text.
 UNVERSIONED := tests/unit/core $(patsubst %,tests/unit/test_%.py,layout links names_in_pages package_names role_pages words)

@@ -54,6 +54,13 @@ SLOW = replace(
 )
 """16 rows in 260 ms: 61 rows a second, so that an overload is none of this machine."""
 
+SHARED = replace(
+    PLAN,
+    keys=PLAN.keys | {"queue": {"tenants": {"gold": 2}}},
+    batching=PLAN.batching | {"batch_sizes": [1, 2, 4, 8, 16]},
+)
+"""The same with a tenant and certain sizes of batches, which have metrics of their own."""
+
 NORMAL = 15.0
 """Requests a second for a replica with room."""
 
@@ -197,6 +204,8 @@ class Plan:
     gpu: bool = False
     scaler: bool = False
     model: ModelPlan = PLAN
+    rate: float = NORMAL
+    """Requests a second for each replica, but for what the fault changes."""
     recorded: bool = False
     """Whether the first replica has a journal, a flight recorder and a model repository."""
 
@@ -276,8 +285,10 @@ PLANS = {
         config={"metrics": {"triton_names": True}},
         gpu=True,
         scaler=True,
+        model=SHARED,
         recorded=True,
     ),
+    "idle": Plan(1, _nothing, _nothing, frozenset(), rate=0.0),
     "overload": Plan(
         1,
         _overload,
@@ -413,7 +424,7 @@ class Scenes:
             environ = {"FAKE_NVML": str(folder / "nvml.json"), "PYTHONPATH": fake_nvml_path()}
         server = ServerProcess(config, folder=folder, environ=environ)
         server.__enter__()
-        replica = Replica(folder, server, Load(server.grpc, NORMAL))
+        replica = Replica(folder, server, Load(server.grpc, plan.rate))
         stack.callback(_end, replica)
         return replica
 
