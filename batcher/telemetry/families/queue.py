@@ -42,6 +42,13 @@ QUEUE_BACKLOG = Family(
     "Predicted time that one instance needs to serve the rows that wait, in batches of the most "
     "efficient size; 0 until a batch was measured.",
 )
+LATENCY_TARGET = Family(
+    "batcher_latency_target_seconds",
+    "gauge",
+    "seconds",
+    MODEL,
+    "The model's latency target that is in force: what answers are late by; absent for a model without a target.",
+)
 LATENCY_TARGET_REACHABLE = Family(
     "batcher_latency_target_reachable",
     "gauge",
@@ -112,6 +119,7 @@ FAMILIES = (
     QUEUE_ROWS,
     QUEUE_BYTES,
     QUEUE_BACKLOG,
+    LATENCY_TARGET,
     LATENCY_TARGET_REACHABLE,
     PREDICTION_MARGIN,
     PREDICTION_DRIFT,

@@ -52,6 +52,10 @@ class QueuesPart:
         yield single_values(queue.QUEUE_BYTES, ((ls, m.waiting_bytes) for ls, m in models))
         yield single_values(queue.QUEUE_BACKLOG, ((ls, m.backlog_ns / SECOND) for ls, m in models))
         yield single_values(
+            queue.LATENCY_TARGET,
+            ((ls, m.target_ns / SECOND) for ls, m in models if m.target_ns),
+        )
+        yield single_values(
             queue.LATENCY_TARGET_REACHABLE,
             ((ls, int(m.reachable)) for ls, m in models if m.target_ns),
         )

@@ -77,6 +77,13 @@ def test_an_empty_stage_has_age_zero_and_counts_for_nothing_in_the_ratio(stalled
 def test_without_a_target_there_is_no_ratio(stalled, value):
     stalled.target_ns = None
     assert value("batcher_oldest_request_target_ratio") is None
+    assert value("batcher_latency_target_seconds") is None
+
+
+def test_the_target_is_the_one_in_force(stalled, value):
+    assert value("batcher_latency_target_seconds") == 0.05
+    stalled.target_ns = 2 * SECOND
+    assert value("batcher_latency_target_seconds") == 2
 
 
 def test_a_model_without_instances_reads_zero(stalled, value):

@@ -249,6 +249,13 @@ def instances(world: World) -> Iterator[str]:
         yield from every(world, "batcher_instances", up, model=model, state="up")
 
 
+@of("batcher_latency_target_seconds")
+def target(world: World) -> Iterator[str]:
+    for model in world.models:
+        true = target_ns(world, model) / SECOND
+        yield from every(world, "batcher_latency_target_seconds", Span(true, true), model=model)
+
+
 @of("batcher_latency_target_reachable")
 def reachable(world: World) -> Iterator[str]:
     for model in world.models:
