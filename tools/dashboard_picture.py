@@ -84,12 +84,16 @@ def asked(panel: Json, scene: Scene) -> Series:
     return found
 
 
+def _matches(matcher: str, legend: str) -> bool:
+    return bool(re.search(matcher.strip("/"), legend)) if matcher[0] == "/" else matcher == legend
+
+
 def properties(panel: Json, legend: str) -> Json:
     """What overrides say of a series."""
     return {
         each["id"]: each["value"]
         for override in panel["fieldConfig"]["overrides"]
-        if override["matcher"]["options"] == legend
+        if _matches(override["matcher"]["options"], legend)
         for each in override["properties"]
     }
 

@@ -46,6 +46,9 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),
     # Drives Debian's Chromium; a browser of its own is not downloaded.
     "playwright": ("playwright>=1.49",),
+    # Grafana's own classes of dashboards and panels, of its oldest and newest version that has them.
+    "grafana-10": ("grafana-foundation-sdk==1769699998!10.1.0",),
+    "grafana-11": ("grafana-foundation-sdk==1769699379!11.6.0",),
     # Kubernetes' own schemas, of each version, and what checks manifests against them.
     "kubernetes": ("kubernetes-validate==1.37.0",),
     "kserve": ("kserve==0.21.0",),

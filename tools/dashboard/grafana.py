@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dashboard.selectors import by_replica
+
 SCHEMA_VERSION = 38
 """That of Grafana 10.0. Later ones bring an older dashboard up to date when they read it."""
 
@@ -34,7 +36,8 @@ class Query:
     """One query of a panel, and the scenes of `bench/load/monitoring` in whose fault it has to have data.
 
     In the fault of every other scene it has to have none, but for those in `may`, where that depends on the moment.
-    A machine that stands still makes requests late: values up to `stray` are no fault anywhere.
+    With `{{replica}}` in the legend, which takes the labels `instance` and `pod`, a replica is called by its pod, or its
+    address without Kubernetes. A machine that stands still makes requests late: values up to `stray` are no fault anywhere.
     """
 
     expr: str
@@ -68,7 +71,7 @@ class Panel:
     table_legend: bool = False
     """Whether the legend is a table beside the graph, the highest last value first: for many series."""
     colors: Mapping[str, str] = field(default_factory=dict)
-    """By name of the series."""
+    """By name of the series, or a regular expression between slashes, as in the next three."""
     dashed: Sequence[str] = ()
     """Series that are limits or targets: dashed lines without an area."""
     styles: Mapping[str, Json] = field(default_factory=dict)
@@ -120,7 +123,7 @@ class Variable:
             "multi": self.several,
             "includeAll": self.several,
             # Also for series that have no such label.
-            "allValue": ".*" if self.several else None,
+            **({"allValue": ".*"} if self.several else {}),
             "current": everything,
             "options": [],
             "skipUrlSync": False,
@@ -128,9 +131,10 @@ class Variable:
 
 
 def override(series: str, properties: Mapping[str, Any]) -> Json:
-    """An override of the field that is called so."""
+    """An override of the field that is called so, or of those that a regular expression between slashes finds."""
+    matcher = "byRegexp" if series.startswith("/") else "byName"
     return {
-        "matcher": {"id": "byName", "options": series},
+        "matcher": {"id": matcher, "options": series},
         "properties": [{"id": key, "value": value} for key, value in properties.items()],
     }
 
@@ -214,7 +218,8 @@ def _options(panel: Panel) -> Json:
             "color": {"mode": "scheme", "scheme": "Blues", "exponent": 0.5, "steps": 64},
             "cellGap": 1,
             "yAxis": {"axisPlacement": "left", "unit": panel.unit, "decimals": 0},
-            "tooltip": {"show": True, "yHistogram": True},
+            # `show` is of Grafana 10, and `mode` of later ones.
+            "tooltip": {"show": True, "mode": "single", "yHistogram": True},
             "legend": {"show": True},
             "filterValues": {"le": 1e-9},
         },
@@ -228,7 +233,7 @@ def _target(panel: Panel, place: int, query: Query) -> Json:
         "datasource": SOURCE,
         "refId": chr(ord("A") + place),
         "editorMode": "code",
-        "expr": query.expr,
+        "expr": by_replica(query.expr) if "{{replica}}" in query.legend else query.expr,
         "legendFormat": "{{le}}" if query.heatmap else query.legend or "__auto",
         "instant": panel.now,
         "range": not panel.now,

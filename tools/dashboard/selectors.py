@@ -30,3 +30,9 @@ ALL_DEAD = frozenset({"all-dead"})
 """What is gone counts for a while, so its load may still be known in the fault."""
 STRAY_SHARE, STRAY_RATE = 0.1, 3.0
 """Of requests, and of requests a second, that a machine that stands still makes late or lets be refused."""
+
+
+def by_replica(expr: str) -> str:
+    """The query with a label `replica`: the pod, or the address without Kubernetes. It has `instance` and `pod`."""
+    address = f'label_replace({expr}, "replica", "$1", "instance", "(.+)")'
+    return f'label_replace({address}, "replica", "$1", "pod", "(.+)")'

@@ -72,7 +72,7 @@ def interpolated(expr: str, values: Mapping[str, str | list[str]]) -> str:
             return one(value)
         return f"({'|'.join(one(each) for each in value)})" if len(value) > 1 else one(value[0])
 
-    return re.sub(r"\$(\w+)", of, expr)
+    return re.sub(r"\$([A-Za-z_]\w*)", of, expr)
 
 
 def expression(expr: str, scene: Scene, **chosen: str | list[str]) -> str:

@@ -124,15 +124,19 @@ def test_legends_and_series_that_are_styled_are_of_the_queries(panel):
         legend = target["legendFormat"]
         shown = set(re.findall(r"\{\{(\w+)\}\}", legend))
         by = re.findall(r"\bby \(([^)]*)\)", target["expr"])
+        if "label_replace" in target["expr"]:
+            by = [f"{each}, replica" for each in by if "instance, pod" in each]
         assert not shown or any(shown <= set(each.split(", ")) for each in by)
-        if not shown:
-            names.add(legend)
-            continue
+        names.add(legend)
         for label in shown:
             names |= values_of(label, target["expr"])
     if panel["type"] != "table":
         styled = {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]}
-        assert styled <= names
+        for series in styled:
+            found = re.compile(
+                series.strip("/") if series.startswith("/") else f"^{re.escape(series)}$"
+            )
+            assert any(map(found.search, names)), series
 
 
 def test_panels_fill_the_grid_without_overlap():
@@ -161,7 +165,7 @@ def test_a_line_that_is_not_full_is_refused():
 
 def test_variables_are_used_and_defined():
     text = json.dumps(DASHBOARD)
-    used = set(re.findall(r"\$\{?(\w+)", text)) - BUILT_IN - {"__all", "__value"}
+    used = set(re.findall(r"\$\{?([A-Za-z_]\w*)", text)) - BUILT_IN - {"__all", "__value"}
     assert used == set(VARIABLES)
 
 

@@ -65,20 +65,32 @@ def traffic() -> Row:
             Panel(
                 "Latency of answers",
                 "From the arrival of a request to the end of its reply, of answers alone: read it beside the outcomes, as"
-                " what was refused is not in it. Bad: p99 above the target's dashed line. p99 far above p50: bursts, other models on the"
+                " what was refused is not in it. Bad: p99 above the dashed line, the latency target. p99 far above p50: bursts, other models on the"
                 " device, or a slow replica. Values are as exact as the buckets, about a third.",
                 [
+                    *(
+                        Query(
+                            quantile(
+                                share,
+                                "batcher_request_duration_seconds",
+                                "model, version",
+                                answered,
+                            ),
+                            f"{{{{model}}}} p{share * 100:g}",
+                            seen=TRAFFIC,
+                        )
+                        for share in (0.5, 0.9, 0.99)
+                    ),
                     Query(
-                        quantile(
-                            share, "batcher_request_duration_seconds", "model, version", answered
-                        ),
-                        f"{{{{model}}}} p{share * 100:g}",
-                        seen=TRAFFIC,
-                    )
-                    for share in (0.5, 0.9, 0.99)
+                        f"max by (model) (batcher_latency_target_seconds{{{SERVED}}})",
+                        "{{model}} target",
+                        seen=RUNS,
+                    ),
                 ],
                 unit="s",
                 width=12,
+                colors={"/ target$/": RED},
+                dashed=("/ target$/",),
             ),
         ],
     )
@@ -127,7 +139,7 @@ def hops() -> Row:
                     )
                 ],
                 unit="percentunit",
-                empty="no budget",
+                empty="none seen",
             ),
             Panel(
                 "Late answers, by the hop to blame",
@@ -144,7 +156,7 @@ def hops() -> Row:
                 ],
                 unit="reqps",
                 stacked=True,
-                empty="none late",
+                empty="none seen",
             ),
         ],
     )
@@ -156,13 +168,15 @@ def queue() -> Row:
         "Queue",
         [
             Panel(
-                "Age of the oldest request over the target",
-                "The worst replica of each model. It grows while nothing ends, when nothing else moves. Saw teeth below 1"
-                " are well. Above 1: it will be late. A straight rise: a batch hangs. 15 for a minute raises an alert.",
+                "Oldest request over the target, worst replicas",
+                "Age over the latency target: five replicas and models. It grows while nothing ends, when nothing else moves."
+                " Saw teeth below 1 are well. Above 1: late. A straight rise: a batch hangs on that replica. 15 for a minute"
+                " raises an alert.",
                 [
                     Query(
-                        f"max by (model, version) (batcher_oldest_request_target_ratio{{{SERVED}}})",
-                        "{{model}} {{version}}",
+                        "topk(5, max by (instance, pod, model)"
+                        f" (batcher_oldest_request_target_ratio{{{SERVED}}}))",
+                        "{{replica}} {{model}}",
                         seen=RUNS,
                     )
                 ],
@@ -241,7 +255,7 @@ def refusals() -> Row:
                 ],
                 unit="reqps",
                 stacked=True,
-                empty="none refused",
+                empty="none seen",
             ),
             Panel(
                 "What predictions that refused are blamed on",
@@ -258,7 +272,7 @@ def refusals() -> Row:
                 ],
                 unit="reqps",
                 stacked=True,
-                empty="none refused",
+                empty="none seen",
             ),
             Panel(
                 "Failed and cancelled, by reason",
@@ -274,7 +288,7 @@ def refusals() -> Row:
                 ],
                 unit="reqps",
                 stacked=True,
-                empty="none failed",
+                empty="none seen",
             ),
         ],
     )

@@ -65,7 +65,7 @@ def glance(objective: float, set_point: float) -> list[Panel]:
             thresholds=goodput_steps(objective),
             decimals=1,
             maximum=1,
-            empty="nothing asked",
+            empty="not known",
         ),
         Panel(
             "Load and replicas",
@@ -121,7 +121,7 @@ def glance(objective: float, set_point: float) -> list[Panel]:
             "Not in time, of what ended",
             "Share of the requests that ended in the last five minutes and were not answered in time, by reason; the five"
             " largest. Late: answered after the latency target. What callers cancel is left out. What reasons mean:"
-            " docs/metrics.md. Empty: nothing was lost.",
+            " docs/metrics.md. Empty: nothing was lost, or nothing can be scraped.",
             [
                 Query(
                     f'topk(4, sum by (outcome, reason) (rate(batcher_requests_total{{{SERVED},outcome!~"ok|cancelled"}}[5m]))'
@@ -145,7 +145,7 @@ def glance(objective: float, set_point: float) -> list[Panel]:
             now=True,
             thresholds=((None, YELLOW), (0.01, ORANGE), (0.1, RED)),
             decimals=1,
-            empty="nothing lost",
+            empty="none seen",
         ),
         Panel(
             "Oldest request",
@@ -166,7 +166,7 @@ def glance(objective: float, set_point: float) -> list[Panel]:
             now=True,
             thresholds=((None, GREEN), (1, YELLOW), (2, ORANGE), (15, RED)),
             decimals=1,
-            empty="no target",
+            empty="not known",
         ),
         Panel(
             "Alerts that fire",

@@ -49,6 +49,8 @@ def batches() -> Row:
                         seen=RUNS,
                     ),
                 ],
+                colors={"/ limit$/": GRAY},
+                dashed=("/ limit$/",),
             ),
             Panel(
                 "Fill and padding",
@@ -78,7 +80,7 @@ def batches() -> Row:
 def devices() -> Row:
     """What executes."""
     by = "instance, pod, device"
-    name = "{{pod}} {{device}}"
+    name = "{{replica}} {{device}}"
     return Row(
         "Devices",
         [
@@ -94,11 +96,11 @@ def devices() -> Row:
             ),
             Panel(
                 "Headroom",
-                "How many times what is offered the device could serve in time. Below 1 it is too little. No line: nothing is"
+                "How many times what is offered the device could serve in time. Below 1 it is too little; 10 stands for more, too. No line: nothing is"
                 " offered, or nothing is known yet.",
                 [
                     Query(
-                        f"min by ({by}) (batcher_device_headroom_ratio{{{REPLICA}}} < +Inf)",
+                        f"clamp_max(min by ({by}) (batcher_device_headroom_ratio{{{REPLICA}}} < +Inf), 10)",
                         name,
                         seen=TRAFFIC,
                     )
@@ -135,7 +137,7 @@ def devices() -> Row:
                 ],
                 unit="percentunit",
                 maximum=1,
-                empty="no GPU is known",
+                empty="no GPU seen",
             ),
             Panel(
                 "Memory of GPUs",
@@ -151,7 +153,7 @@ def devices() -> Row:
                 ],
                 unit="percentunit",
                 maximum=1,
-                empty="no GPU is known",
+                empty="no GPU seen",
             ),
             Panel(
                 "Power and temperature",
@@ -170,7 +172,8 @@ def devices() -> Row:
                     ),
                 ],
                 unit="watt",
-                empty="no GPU is known",
+                right={"/ temperature$/": "celsius"},
+                empty="no GPU seen",
             ),
             Panel(
                 "What keeps clocks down",
@@ -184,7 +187,7 @@ def devices() -> Row:
                     )
                 ],
                 stacked=True,
-                empty="none throttled",
+                empty="none seen",
             ),
             Panel(
                 "Failed devices, and devices of which nothing is known",
@@ -204,8 +207,7 @@ def devices() -> Row:
                         seen=frozenset({"lost-device"}),
                     ),
                 ],
-                stacked=True,
-                empty="none failed",
+                empty="none seen",
             ),
             Panel(
                 "Errors of GPUs",
@@ -223,7 +225,7 @@ def devices() -> Row:
                 ],
                 bars=True,
                 stacked=True,
-                empty="none",
+                empty="none seen",
             ),
         ],
     )
@@ -242,7 +244,7 @@ def scaling(set_point: float) -> Row:
                 [
                     Query(
                         f"max by (instance, pod) (batcher_desired_ratio{{{REPLICA}}})",
-                        "{{pod}} {{instance}}",
+                        "{{replica}}",
                         seen=RUNS,
                     )
                 ],
@@ -285,6 +287,7 @@ def scaling(set_point: float) -> Row:
                     )
                 ],
                 stacked=True,
+                empty="no scaler seen",
             ),
             Panel(
                 "Age of what the scaler answers",
@@ -298,6 +301,7 @@ def scaling(set_point: float) -> Row:
                     )
                 ],
                 unit="s",
+                empty="no scaler seen",
                 thresholds=((None, "transparent"), (10, RED)),
                 lines=True,
             ),
@@ -314,6 +318,7 @@ def scaling(set_point: float) -> Row:
                 ],
                 unit="reqps",
                 stacked=True,
+                empty="no scaler seen",
             ),
         ],
     )
@@ -331,7 +336,7 @@ def process() -> Row:
                 [
                     Query(
                         quantile(0.99, "batcher_event_loop_lag_seconds", "instance, pod", REPLICA),
-                        "{{pod}}",
+                        "{{replica}}",
                         seen=RUNS,
                     )
                 ],
@@ -346,14 +351,14 @@ def process() -> Row:
                     Query(
                         "sum by (instance, pod) (increase(batcher_event_loop_stalls_total{"
                         f"{REPLICA}}}[{RATE}])) > 0",
-                        "{{pod}}",
+                        "{{replica}}",
                         may=RUNS,
                     )
                 ],
                 width=6,
                 bars=True,
                 stacked=True,
-                empty="none",
+                empty="none seen",
             ),
             Panel(
                 "Memory for messages, over its bound",
@@ -363,7 +368,7 @@ def process() -> Row:
                     Query(
                         f"max by (instance, pod) (batcher_buffered_bytes{{{REPLICA}}}"
                         f" / (batcher_buffered_limit_bytes{{{REPLICA}}} > 0))",
-                        "{{pod}}",
+                        "{{replica}}",
                         seen=RUNS,
                     )
                 ],
@@ -398,7 +403,7 @@ def process() -> Row:
                 width=6,
                 bars=True,
                 stacked=True,
-                empty="none",
+                empty="none seen",
             ),
             Panel(
                 "Instances that do not take batches",
@@ -414,7 +419,7 @@ def process() -> Row:
                 ],
                 width=8,
                 stacked=True,
-                empty="all are up",
+                empty="none seen",
             ),
             Panel(
                 "Batches without a result, and executed again",
@@ -432,7 +437,7 @@ def process() -> Row:
                 ],
                 width=8,
                 stacked=True,
-                empty="none",
+                empty="none seen",
             ),
             Panel(
                 "Versions",
