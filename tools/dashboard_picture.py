@@ -106,6 +106,7 @@ def step_color(steps: list[Json], value: float) -> str:
 def draw_stat(axes: Axes, panel: Json, series: Series) -> None:
     """Numbers on colors."""
     defaults = panel["fieldConfig"]["defaults"]
+    size = min(15, 12 * panel["gridPos"]["w"] / len(series) / 3 + 3)
     for place, (legend, each) in enumerate(series):
         own = properties(panel, legend)
         value = float(each["value"][1])
@@ -115,7 +116,7 @@ def draw_stat(axes: Axes, panel: Json, series: Series) -> None:
             Rectangle((left + 0.01, 0.02), width - 0.02, 0.96, color=step_color(steps, value))
         )
         shown = number(value, own.get("unit", defaults["unit"]))
-        axes.text(left + width / 2, 0.5, shown, ha="center", va="center", fontsize=15, color=BACK)
+        axes.text(left + width / 2, 0.5, shown, ha="center", va="center", fontsize=size, color=BACK)
         axes.text(left + width / 2, 0.12, legend, ha="center", fontsize=7, color=BACK)
 
 
@@ -141,7 +142,9 @@ def draw_table(axes: Axes, _: Json, series: Series) -> None:
         ]
         shade = {"critical": NAMED["red"], "warning": NAMED["orange"]}.get(words[0], FAINT)
         axes.text(0.02, 0.9 - 0.11 * place, words[0], fontsize=7, color=shade)
-        axes.text(0.17, 0.9 - 0.11 * place, "  ".join(words[1:]), fontsize=7, color=TEXT)
+        axes.text(
+            0.21, 0.9 - 0.11 * place, "  ".join(filter(None, words[1:])), fontsize=7, color=TEXT
+        )
 
 
 def points(each: Json, begin: float) -> tuple[Any, Any]:
@@ -272,11 +275,11 @@ def picture(scene: Scene, path: Path, rows: int) -> None:
         place, (top, low) = panel["gridPos"], tops[row]
         upper = top + 1.2 + place["y"] - low
         bounds = (
-            (place["x"] + 1.1) / 24
+            (place["x"] + 1.5) / 24
             if panel["type"] in {"timeseries", "heatmap"}
             else (place["x"] + 0.2) / 24,
             1 - (upper + place["h"] - 0.9) / y,
-            (place["w"] - 1.4) / 24
+            (place["w"] - 1.8) / 24
             if panel["type"] in {"timeseries", "heatmap"}
             else (place["w"] - 0.4) / 24,
             (place["h"] - 2.0) / y,
