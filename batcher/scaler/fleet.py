@@ -309,12 +309,28 @@ class Fleet:
         if not facts.listed:
             return f"its replicas cannot be listed: {facts.listing_error or 'not yet'}"
         woken = now_ns < self._woken_until_ns
-        if self._worked_ns is None or (woken and not members):
+        if self._worked_ns is None:
+            return "" if woken else self._silent()
+        if woken and not members:
             return ""
         if now_ns - self._worked_ns < self.config.idle_after:
             ago_s = (now_ns - self._worked_ns) / SECOND
             return f"no replica is ready, and {ago_s:.0f} s ago something was asked of one"
         return ""
+
+    def _silent(self) -> str:
+        """Why a fleet that never reported may have a load; empty where it starts.
+
+        The scaler may have started when all of them hung already. Where one starts, nothing listens.
+        """
+        return next(
+            (
+                f"no replica has reported yet, and {each.endpoint.address} is there: {each.error}"
+                for each in self.replicas
+                if each.result not in (None, PollResult.UNREACHABLE)
+            ),
+            "",
+        )
 
     def _unknown(self, members: list[Member], metric: Metric) -> str:
         """Why no replica has a value, though some are listed."""

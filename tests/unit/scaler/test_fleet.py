@@ -241,6 +241,22 @@ async def test_replicas_that_all_get_unready_are_not_idle(scene, two):
     assert scene.load is None
 
 
+@pytest.mark.parametrize("result", [PollResult.TIMEOUT, PollResult.FAILED])
+async def test_replicas_that_hung_before_the_scaler_started_keep_the_size(scene, two, result):
+    scene.listing.finds(*(Endpoint(each.address, ready=False) for each in two))
+    scene.fail(result)
+    assert scene.active is True
+    assert scene.load is None, "a value of 0 would have the HPA shrink it"
+    scene.fleet.wake()
+    assert scene.load == 0, "after a wake they start"
+
+
+async def test_replicas_that_start_with_the_scaler_have_no_load(scene, two):
+    scene.listing.finds(*(Endpoint(each.address, ready=False) for each in two))
+    scene.fail(PollResult.UNREACHABLE)
+    assert scene.load == 0
+
+
 async def test_a_list_that_fails_leaves_replicas_as_they_were(scene, two):
     scene.listing.finds(*two)
     scene.hear(*two)
