@@ -83,6 +83,7 @@ def sweep_of(experiment: Experiment, options: AutoscaleOptions) -> Sweep:
 
 def _arrivals(experiment: Experiment, times: int) -> Process:
     from batcher.errors import InputError
+    from batcher.simulation.autoscale.sweep import MOST_REQUESTS
     from batcher.simulation.traffic.arrivals import Closed, Recorded
     from batcher.simulation.traffic.day import Day
     from batcher.simulation.traffic.multiplied import Multiplied
@@ -99,6 +100,8 @@ def _arrivals(experiment: Experiment, times: int) -> Process:
         raise InputError(
             f"--multiply: got {times}; allowed: from 1 on, for a trace in a file; other arrivals have a rate"
         )
+    if times > MOST_REQUESTS:
+        raise InputError(f"--multiply: got {times}; allowed: at most {MOST_REQUESTS}")
     process: Process = arrivals if times == 1 else Multiplied(arrivals, times)
     rate = experiment.rates[0]
     if rate is not None:

@@ -202,6 +202,15 @@ def refuse_without_autoscale(context: typer.Context) -> None:
             raise InputError(f"--{name.replace('_', '-')} needs --autoscale")
 
 
+def refuse_with_autoscale(context: typer.Context) -> None:
+    """Raises `InputError` if the optimum was asked for, which is of one replica."""
+    from batcher.errors import InputError
+
+    source = context.get_parameter_source("optimum")
+    if source is not None and source.name != "DEFAULT":
+        raise InputError("--optimum: of no effect with --autoscale; allowed: only without it")
+
+
 def read_signals(
     names: Sequence[str], set_points: Sequence[str]
 ) -> dict[Signal, tuple[float, ...] | None]:

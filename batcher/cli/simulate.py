@@ -357,6 +357,7 @@ def simulate(
         if autoscale:
             from batcher.cli.autoscale import run, sweep_of
 
+            fleet_options.refuse_with_autoscale(context)
             run(sweep_of(experiment, fleet), arrivals, json=json, plot=plot)
             return
         fleet_options.refuse_without_autoscale(context)

@@ -74,6 +74,10 @@ class Sweep:
         endless = count is None and not isinstance(process, Recorded | Multiplied | Day)
         if endless and duration_ns is not None:
             count = int(process.rate * duration_ns / SECOND) + 100
+            if count > MOST_REQUESTS:
+                raise InputError(
+                    f"--duration: {count} requests would arrive; allowed: at most {MOST_REQUESTS}"
+                )
         while True:
             at_ns = arrival_times(
                 process,

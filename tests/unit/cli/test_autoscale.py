@@ -110,12 +110,23 @@ def test_the_largest_fleet_is_among_the_limits(repository):
         ((*DAY, "--policy", "none", "--policy", "greedy"), "--policy: got several"),
         ((*DAY, "--rate", "10,20"), "--rate and --load: got several"),
         ((*DAY, "--duration", "1ns"), "no request arrives"),
+        (("--arrivals", "poisson:1e15", "--duration", "1000h"), "requests would arrive"),
+        ((*DAY, "--optimum"), "--optimum: of no effect with --autoscale"),
     ],
 )
 def test_what_does_not_fit(run, write, options, message):
     result = run("simulate", write(CONFIG), "--autoscale", *options)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
+
+
+def test_no_trace_is_multiplied_until_memory_ends(run, write, tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("0\n1\n")
+    options = ("--autoscale", "--arrivals", str(trace), "--multiply", "1000000000000")
+    result = run("simulate", write(CONFIG), *options)
+    assert result.exit_code == 2
+    assert "--multiply: got 1000000000000; allowed: at most" in " ".join(result.stderr.split())
 
 
 def test_without_a_target_there_is_nothing_to_judge(run, write):
