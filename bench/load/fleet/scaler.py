@@ -19,7 +19,7 @@ from grpc import aio
 
 from batcher.protocol import KEDA, Stub, keda
 from batcher.testing.server import ServerFailedError, free_address
-from fleet.scene import TARGET_RATIO
+from fleet.scene import AVERAGE, TARGET_RATIO
 
 NAMED = 'mount --bind resolv.conf /etc/resolv.conf && exec "$@"'
 READY_S = 60.0
@@ -50,10 +50,7 @@ class Scaler:
         """Where `/v1/fleets` is."""
         self._config = {
             "listen": {"grpc": [self._listen], "http": self.http},
-            "fleets": [
-                # The controller looks each second, and so misses nothing in between.
-                {"name": FLEET, "replicas": {"dns": f"{name}.:{port}"}, "average": "0s"}
-            ],
+            "fleets": [{"name": FLEET, "replicas": {"dns": f"{name}.:{port}"}, "average": AVERAGE}],
         }
         self._stack = ExitStack()
         self._ref = keda.ScaledObjectRef(

@@ -33,6 +33,9 @@ CONNECTION_AGE = "5s"
 """`server.max_connection_age`: as clients ask for addresses again when a connection ends, it is for so long at most
 that they do not know of a new replica. With minutes instead they would come too late for a load that jumps."""
 SYNC_NS, STABILIZATION_NS = SECOND, 20 * SECOND
+AVERAGE = "0s"
+"""`average` of the scaler, and what the simulated fleet's readings are: the last ones. The autoscaler looks each second and
+so misses nothing in between; a mean of 15 s would only have it follow steps later."""
 DEADLINE_S = 10.0
 
 
@@ -122,7 +125,7 @@ def pods_of(replicas: Sequence[ReplicaView]) -> list[Pod]:
 
 
 def load_of(replicas: Sequence[ReplicaView]) -> float | None:
-    """The load of a fleet in replicas, as `batcher scaler` has it.
+    """The load of a fleet in replicas, as `batcher scaler` has it with `AVERAGE`.
 
     One that is ready and does not answer counts as the others do on average, one that starts as 0.
     """
