@@ -159,3 +159,13 @@ def test_rollouts_can_go_on(rendered):
         assert {rolling.get("maxUnavailable"), rolling.get("maxSurge")} != {0}
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_vllm_knows_a_name_of_its_user_and_sends_no_statistics(rendered):
+    """`getpass.getuser`, which PyTorch calls, fails for a user that the image does not know, unless told a name."""
+    for pod in rendered.pods:
+        for container in pod.containers:
+            if container["image"].startswith("vllm:"):
+                told = {each["name"]: each.get("value") for each in container["env"]}
+                assert told["USER"]
+                assert told["VLLM_NO_USAGE_STATS"] == "1"
