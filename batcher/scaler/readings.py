@@ -19,6 +19,10 @@ READINGS: Final = 20
 """Reports that are kept of the time that is averaged, beside the last one and one from before: with the default of 15 s
 one each 0.75 s, which is every poll. With fewer, those between them are lost; more would be memory for nothing."""
 
+MOST_VALUES: Final = 16
+"""Values of a report that are kept once computed: each metric of all models, and some of single models. A caller that
+asks for every metric of every model takes time, but no more memory than this."""
+
 
 @dataclass(slots=True)
 class Reading:
@@ -26,15 +30,17 @@ class Reading:
 
     at_ns: int
     report: Report
-    _values: dict[str, Value | None] = field(default_factory=dict)
+    _values: dict[tuple[str, str], Value | None] = field(default_factory=dict)
 
     def value(self, metric: Metric, model: str) -> Value | None:
         """What it says of a metric; None: not known."""
-        if model:
-            return metric.read(self.report, model)
-        if metric.name not in self._values:
-            self._values[metric.name] = metric.read(self.report, "")
-        return self._values[metric.name]
+        key = metric.name, model
+        if key in self._values:
+            return self._values[key]
+        value = metric.read(self.report, model)
+        if len(self._values) < MOST_VALUES:
+            self._values[key] = value
+        return value
 
     def serves(self, model: str) -> bool:
         """Whether it says that the model is ready; of all models, always."""

@@ -27,7 +27,7 @@ class Quiet:
 
 
 class Scene:
-    """A fleet that is listed and heard when a test says so, and asks nobody."""
+    """A fleet that is listed and heard when a test says so, and asks none."""
 
     def __init__(self, now, average_ns=15 * SECOND):
         (config,) = parse_scaler_config(CONFIG.format(format_duration(average_ns))).fleets

@@ -16,7 +16,7 @@ from batcher.scaler.channels import MAX_METADATA_BYTES
 from batcher.scaler.config import FleetConfig, PollConfig, parse_scaler_config, scaler_schema
 from batcher.scaler.judging import CONTRADICTION_NS, STUCK_NS
 from batcher.scaler.polling import POLL_SPACING_NS
-from batcher.scaler.readings import READINGS
+from batcher.scaler.readings import MOST_VALUES, READINGS
 from batcher.scaler.replica import MISSED_POLLS, State
 from batcher.scaler.report import Cause
 from batcher.scaler.streams import MAX_STREAMS
@@ -51,6 +51,7 @@ def test_the_limits_that_no_key_changes(rows):
     assert rows["metadata with a load report"] == f"{MAX_METADATA_BYTES >> 10} KiB"
     averaged = rows["reports that are averaged"]
     assert averaged == f"{READINGS + 2} of a replica, {models} models and devices in them together"
+    assert rows["values of a report that are kept"] == str(MOST_VALUES)
     longest = format_duration(config.MAX_AVERAGE_NS)
     assert f"| `fleets[].average` | 15s | how far back reports count, {longest} at most |" in LIMITS
     assert rows["a load that is believed"] == f"{report.MOST_LOAD:,.0f}"

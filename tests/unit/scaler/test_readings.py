@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from batcher.clock import SECOND
 from batcher.scaler.metrics import METRICS
-from batcher.scaler.readings import READINGS, Readings
+from batcher.scaler.readings import MOST_VALUES, READINGS, Readings
 from batcher.scaler.report import MAX_MODELS, read_report
 from batcher.testing.replica import FakeReplica
 
@@ -233,3 +233,12 @@ def test_it_is_as_where_signals_were_compared(told):
         plain = fmean(values[max(number - 3, 0) : number + 1])
         assert told.load() == pytest.approx(plain, abs=(2.0 - 0.4) / 6)
     assert told.load() == 2.0
+
+
+def test_few_values_of_a_report_are_kept_whatever_is_asked(told):
+    told.says(0, ratio=0.5, pending=3)
+    for number in range(100):
+        assert told.mean(QUEUE, f"m{number}") == 0
+        assert told.mean(QUEUE, "ranker") == told.mean(QUEUE) == 3
+    (reading,) = told.readings._kept
+    assert len(reading._values) == MOST_VALUES
