@@ -83,8 +83,7 @@ def sweep_of(experiment: Experiment, options: AutoscaleOptions) -> Sweep:
 
 def _arrivals(experiment: Experiment, times: int) -> Process:
     from batcher.errors import InputError
-    from batcher.simulation.autoscale.sweep import MOST_REQUESTS
-    from batcher.simulation.traffic.arrivals import Closed, Recorded
+    from batcher.simulation.traffic.arrivals import MOST_REQUESTS, Closed, Recorded
     from batcher.simulation.traffic.day import Day
     from batcher.simulation.traffic.multiplied import Multiplied
 
