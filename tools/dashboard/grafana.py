@@ -64,6 +64,8 @@ class Panel:
     lines: bool = False
     """Whether thresholds are drawn as lines."""
     minimum: float | None = 0
+    soft_minimum: float = 0
+    """Where the axis of a graph begins unless values are lower; only without `minimum`."""
     maximum: float | None = None
     decimals: int | None = None
     stacked: bool = False
@@ -170,7 +172,7 @@ def _graph(panel: Panel) -> Json:
         "spanNulls": False,
         "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
         "thresholdsStyle": {"mode": "dashed" if panel.lines else "off"},
-        "axisSoftMin": 0,
+        "axisSoftMin": panel.soft_minimum,
     }
 
 

@@ -68,7 +68,7 @@ def values_of(label, expr):
     metrics = {re.sub(r"_(sum|count|bucket)$", "", name) for name in NAME.findall(expr)}
     return {
         value
-        for family in FAMILIES
+        for family in (*FAMILIES, *OF_SCALER)
         if family.exported_name in metrics and label in family.labels
         for value in family.of_label(label).names
     }
@@ -129,7 +129,8 @@ def test_legends_and_series_that_are_styled_are_of_the_queries(panel):
         assert not shown or any(shown <= set(each.split(", ")) for each in by)
         names.add(legend)
         for label in shown:
-            names |= values_of(label, target["expr"])
+            of_label = values_of(label, target["expr"])
+            names |= of_label | {f"fleet {value}" for value in of_label}
     if panel["type"] != "table":
         styled = {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]}
         for series in styled:
@@ -189,6 +190,12 @@ def test_numbers_are_those_of_the_rules():
         (trigger,) = yaml.safe_load(path.read_text("utf-8"))["spec"]["triggers"]
         metadata = trigger["metadata"]
         assert float(metadata.get("target") or metadata["threshold"]) == SET_POINT
+
+
+def test_it_fits_a_config_map_that_is_applied():
+    """`kubectl apply` keeps what it has applied in an annotation, and those may have 256 KiB in all."""
+    text = generate_dashboard.FILE.read_text("utf-8")
+    assert len(json.dumps(text).encode()) < 240 * 1024
 
 
 def test_links_lead_to_the_runbook():

@@ -243,6 +243,9 @@ def over_time(set_point: float) -> list[Panel]:
             ],
             unit="percentunit",
             width=12,
+            # So that a loss of a hundredth can be seen.
+            minimum=None,
+            soft_minimum=0.9,
             maximum=1,
             colors={"objective": RED},
             dashed=("objective",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboard.grafana import GRAY, RED, YELLOW, Panel, Query, Row
+from dashboard.grafana import GRAY, GREEN, RED, YELLOW, Panel, Query, Row
 from dashboard.rows.requests import mean, quantile
 from dashboard.selectors import (
     ALL_DEAD,
@@ -287,6 +287,12 @@ def scaling(set_point: float) -> Row:
                     )
                 ],
                 stacked=True,
+                colors={
+                    "/ known$/": GREEN,
+                    "/ not_ready$/": GRAY,
+                    "/ kept$/": YELLOW,
+                    "/ unknown$/": RED,
+                },
                 empty="no scaler seen",
             ),
             Panel(
