@@ -5,6 +5,7 @@ for has to be there.
 """
 
 import re
+from collections import Counter
 
 import pytest
 import yaml
@@ -26,6 +27,9 @@ ELSEWHERE = {
 MACHINE = {"BatcherLoopStalls", "BatcherRefusesBesideIdleDevice", "BatcherFleetFlaps"}
 """Alerts that a busy machine may raise, and be right."""
 
+OFTEN = 3
+"""A rule that is wrong is refused more often in any scene: they last for ten evaluations and more."""
+
 
 @pytest.mark.parametrize("name", PLANS)
 def test_the_right_alerts_fire_and_resolve(scenes, name):
@@ -45,8 +49,10 @@ def test_no_rule_has_an_error(scenes):
     rules = scenes.watching.rules()
     assert len(rules) == len(ALL)
     assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"} == {}
-    # Such as samples that were refused because a rule gave two for the same series.
-    assert 'component="rule manager"' not in scenes.watching.log.read_text()
+    # Such as samples that were refused because a rule gave two for the same series: that is so at each of its
+    # evaluations. Once is a group that a late timer had evaluated twice for the same moment.
+    said = re.findall(r'component="rule manager".* name=(\S+)', scenes.watching.log.read_text())
+    assert {name: times for name, times in Counter(said).items() if times > OFTEN} == {}
     # One evaluation of everything, of the scrapes of ten servers.
     assert sum(rule["evaluationTime"] for rule in rules) < 5
 
