@@ -274,6 +274,9 @@ def _row(points: list[Point]) -> dict[str, Any]:
     extras = extra_hours(points)
     ours = extras.get(Signal.DESIRED_RATIO, {})
     known = [extra for extra in ours.values() if extra is not None]
+    behind = [at for at, extra in ours.items() if extra is None]
+    # What no signal reaches says nothing; what another one reaches is one that ours does not.
+    unreached = [at for at in behind if any(extras[other][at] is not None for other in extras)]
     fronts = {signal: front(mine) for signal, mine in by_signal(points).items()}
     return {
         **{f"desired_ratio, {100 * at:g} %": extra for at, extra in ours.items()},
@@ -299,5 +302,5 @@ def _row(points: list[Point]) -> dict[str, Any]:
             ]
             for signal, mine in by_signal(points).items()
         },
-        "ok": bool(known) and max(known) <= WITHIN,
+        "ok": bool(known) and max(known) <= WITHIN and not unreached,
     }
