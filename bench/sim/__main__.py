@@ -35,7 +35,7 @@ REQUESTS = {
 }
 """Requests of each run, where they are not 30,000."""
 
-SEEDS = {"autoscale": 1}
+SEEDS = {"autoscale": 1, "autoscale_others": 1}
 """Seeds of the scenes that take long, where they are not 5."""
 
 TABLES = (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import autoscale
+import autoscale_others
 import bursts
 import compare
 import faults
@@ -280,7 +281,7 @@ SCENES = {
         groups.groups,
         *(lengths.lengths, sizes.sizes, pipelining.pipelining, scale.scale),
         *(compare.compare, fleets.fleets),
-        autoscale.autoscale,
+        *(autoscale.autoscale, autoscale_others.autoscale_others),
         *(bursts.bursts, loops.loops, stalls.stalls, recovery.recovery, generations.reloads),
         unknowable.unknowable,
         *(faults.poison, faults.failing, faults.oversized, memory.memory, lost.lost),

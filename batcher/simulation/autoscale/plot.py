@@ -23,6 +23,16 @@ MOST_SHOWN: Final = 0.5
 """Points with more than this part of the requests late or unanswered are not drawn: no one runs a fleet so."""
 
 LEAST_SHOWN: Final = 1e-4
+"""Points with less than this part late or unanswered are drawn at the upper edge."""
+
+
+SHOWN: Final = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.001, LEAST_SHOWN)
+"""The parts late or unanswered that the axis names: the fractions that signals are compared at are among them."""
+
+READING: Final = (
+    "a point: one set-point; a line: those of a signal that none of its own beats; faint: the others; "
+    "better: further up and left"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ class Panel:
 
 
 def draw_fronts(panels: Sequence[Panel], title: str, path: Path) -> None:
-    """Writes a picture with a panel each: the front of each signal as a line, its other points beside.
+    """Writes a picture with a panel each: the front of each signal as a line, its other points faint beside.
 
     Raises:
         InputError: the file cannot be written.
@@ -46,7 +56,7 @@ def draw_fronts(panels: Sequence[Panel], title: str, path: Path) -> None:
     size = (max(7.0, 5.6 * wide), 4.6 * high + 0.4)
     figure: Figure = Figure(figsize=size, layout="constrained", dpi=120)
     grid = figure.subplots(high, wide, squeeze=False)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(f"{title}\n{READING}", fontsize="medium")
     axes = list(grid.flat)
     for panel, axis in zip(panels, axes, strict=False):
         _draw(panel, axis)
@@ -68,12 +78,19 @@ def _draw(panel: Panel, axis: Axes) -> None:
         axis.plot(*_places(best), color=color, marker=marker, ms=4, lw=1.2, label=signal.value)
     axis.set_yscale("log")
     axis.set_ylim(MOST_SHOWN, LEAST_SHOWN * 0.9)
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda missed, _: f"{100 * (1 - missed):.4g}"))
+    axis.set_yticks(SHOWN)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda missed, _: _percent(missed)))
     axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel("replica-hours")
-    axis.set_ylabel("on time, % of requests")
+    axis.set_xlim(left=0.0)
+    axis.set_xlabel("replica-hours of the whole run, starts and drains included")
+    axis.set_ylabel("answered within the target, % of all requests")
     axis.set_title(panel.title, fontsize="medium")
     axis.grid(visible=True, alpha=0.25)
+
+
+def _percent(missed: float) -> str:
+    least = "≥ " if missed <= LEAST_SHOWN else ""
+    return f"{least}{100 * (1 - missed):.4g}"
 
 
 def _places(points: Sequence[Point]) -> tuple[list[float], list[float]]:
