@@ -104,6 +104,7 @@ class Scene:
     duration_ns: int | None = None
     seeds: int = 1
     """At least so many: of a day a few bursts decide, which are drawn."""
+    most_points: int = MOST_POINTS
 
     def deployment(self) -> Deployment:
         """What one replica serves."""
@@ -170,7 +171,8 @@ def scenes(folder: str) -> list[Scene]:
         times = 3 if name == "code" else 2
         recorded = Multiplied(read_trace(path), times)
         label = f"{NAMES.get(name, name)} trace, an hour, {times} requests for each recorded one"
-        found.append(Scene(label, *slow, recorded))
+        most = 8 if name == "code" else MOST_POINTS  # Its fronts are flat and cross.
+        found.append(Scene(label, *slow, recorded, most_points=most))
     return [
         *found,
         Scene(
@@ -198,7 +200,7 @@ def sweep_signal(scene: Scene, signal: Signal, seeds: int) -> list[Point]:
         found.append(point(part * unit))
         if found[-1].on_time_fraction >= ENOUGH:
             break
-    while len(found) < MOST_POINTS:
+    while len(found) < scene.most_points:
         found.sort(key=lambda each: each.set_point)
         gap = next(_gaps(found), None)
         if gap is None:

@@ -78,7 +78,7 @@ START: Final = 2
 
 def autoscale_others(options: argparse.Namespace) -> dict[str, Any]:
     """One run of each variant and set-point; nothing is required of them. What is played is written at once."""
-    output = options.output or world.RESULTS / "sim-autoscale-others.json"
+    output = options.output or world.RESULTS / "sim-autoscale_others.json"
     found: dict[str, Any] = {}
     for variant in variants(options.traces):
         load = variant.sweep.load(0)
