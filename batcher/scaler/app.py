@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import resource
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Final
 
 from batcher.buffers import Buffers
 from batcher.clock import SECOND, Clock, monotonic_ns
@@ -38,6 +39,9 @@ CERTIFICATES_S: Final = 1.0
 READY_AFTER_NS: Final = 10 * SECOND
 """The scaler is ready when each fleet was looked at once, or so long after its start: one fleet of which the list
 never comes must not keep the others from KEDA."""
+
+AGAIN_S: Final = 1.0
+"""After so long, background work that has raised begins again."""
 
 GRACE_S: Final = 2.0
 """How long calls may take at the end: each is answered at once."""
@@ -92,14 +96,16 @@ class Scaler:
             await self.http.start()
         await self.grpc.start()
         for name, fleet in self.fleets.items():
-            self._run(f"fleet {name}", fleet.run())
-        self._run("streams", self._streams.watch())
-        self._run("health", self._watch_health())
-        self._run("loop-lag", probe_loop_lag(self._collector.loop_lag))
+            self._run(f"fleet {name}", fleet.run)
+            self._run(f"certificates of fleet {name}", partial(_watch_certificates, fleet))
+        self._run("streams", self._streams.watch)
+        self._run("health", self._watch_health)
+        self._run("loop-lag", lambda: probe_loop_lag(self._collector.loop_lag))
         self._watchdog = LoopWatchdog(self._collector.loop_stalled)
         self._watchdog.start()
-        if self._certificates is not None:
-            self._run("certificates", self._certificates.watch(CERTIFICATES_S))
+        certificates = self._certificates
+        if certificates is not None:
+            self._run("certificates", lambda: certificates.watch(CERTIFICATES_S))
 
     async def close(self) -> None:
         """Say that it is not ready, end streams with OK, answer what was asked, and close everything."""
@@ -135,22 +141,39 @@ class Scaler:
 
     async def _watch_health(self) -> None:
         while True:
-            ready = not self.not_ready()
-            for service in (SERVER, KEDA):
-                self._health.set(service, ready)
-            for fleet in self.fleets.values():
-                fleet.refresh_certificates()
+            # What cannot be told is not ready: the state from before would be a guess.
+            ready = False
+            try:
+                ready = not self.not_ready()
+            finally:
+                for service in (SERVER, KEDA):
+                    self._health.set(service, ready)
             await asyncio.sleep(CERTIFICATES_S if ready else CERTIFICATES_S / 10)
 
-    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(_report)
-        self._tasks.append(task)
+    def _run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(asyncio.create_task(keep_running(name, work), name=name))
 
 
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("internal error: %s has ended", task.get_name(), exc_info=task.exception())
+async def _watch_certificates(fleet: Fleet) -> None:
+    while True:
+        await asyncio.sleep(CERTIFICATES_S)
+        fleet.refresh_certificates()
+
+
+async def keep_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Await `work` until cancelled: when it raises, that is logged, and it is called again `AGAIN_S` later.
+
+    Of an error that repeats itself only the first is logged.
+    """
+    logged = ""
+    while True:
+        try:
+            await work()
+        except Exception as raised:
+            if repr(raised) != logged:
+                log.exception("internal error: %s has ended, and begins again", name)
+            logged = repr(raised)
+        await asyncio.sleep(AGAIN_S)
 
 
 def _fleet(config: FleetConfig, spacing: PollSpacing, clock: Clock) -> Fleet:

@@ -102,7 +102,7 @@ class Fleet:
                 except Exception as raised:
                     log.exception("fleet %s: internal error in its discovery", self.config.name)
                     error = f"internal error: {type(raised).__name__}: {on_one_line(str(raised))}"
-                self._update(Found((), ok=False, error=error, at_ns=self._clock()))
+                self._not_listed(error)
                 await asyncio.sleep(_RETRY_S)
         finally:
             tasks = [asyncio.ensure_future(each.stop()) for each in self._pollers.values()]
@@ -176,6 +176,13 @@ class Fleet:
         return wake_ns
 
     # --- what happens to it ---
+
+    def _not_listed(self, error: str) -> None:
+        try:
+            self._update(Found((), ok=False, error=error, at_ns=self._clock()))
+        except Exception:
+            # The list is looked at again whatever fails here.
+            log.exception("fleet %s: internal error after its discovery failed", self.config.name)
 
     def _update(self, found: Found) -> None:
         before, self.found = self.found, found

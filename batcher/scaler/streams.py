@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 MAX_STREAMS: Final = 512
 """Streams at once: KEDA has one for each trigger of type `external-push`. For one more, the oldest ends with OK, and
@@ -66,9 +69,14 @@ class Streams:
             self.look()
 
     def look(self) -> None:
-        """Wake the streams of which the state has changed."""
+        """Wake the streams of which the state has changed, or cannot be read: the latter's calls end with that error."""
         for stream in self._open.values():
-            if stream.has_news:
+            try:
+                news = stream.has_news
+            except Exception:
+                news = True
+                log.debug("the state of a stream cannot be read", exc_info=True)
+            if news:
                 stream.wake.set()
 
     def close(self) -> None:

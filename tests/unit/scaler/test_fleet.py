@@ -323,6 +323,30 @@ async def test_a_discovery_that_raises_is_a_list_that_fails(now):
         await task
 
 
+async def test_a_listing_goes_on_whatever_fails_while_its_failure_is_noted(now, monkeypatch):
+    monkeypatch.setattr("batcher.scaler.fleet._RETRY_S", 0.0)
+    scene = Scene(now)
+    scene.listing.raised = RuntimeError("a defect")
+    times = []
+    thrice = asyncio.Event()
+
+    def changed():
+        times.append(scene.fleet.found.ok)
+        if len(times) == 3:
+            thrice.set()
+        raise ValueError("another one")
+
+    scene.fleet.changed = changed
+    task = asyncio.ensure_future(scene.fleet.run())
+    await thrice.wait()
+    assert not task.done()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert times == [False] * 3
+    assert scene.fleet.counts.listings[False] == 3
+
+
 def test_many_replicas_are_asked_less_often():
     (config,) = parse_scaler_config(CONFIG.replace("1h", "1s")).fleets
     spacing = PollSpacing()

@@ -104,3 +104,24 @@ async def test_calls_that_come_at_once_begin_in_turns():
     assert [number for _, number in begun] == list(range(1000)), "first come, first served"
     in_one = [sum(at == iteration for at, _ in begun) for iteration in range(iterations[0] + 1)]
     assert max(in_one) <= CALLS_PER_ITERATION
+
+
+async def test_a_state_that_cannot_be_read_ends_its_own_stream_alone():
+    def defect():
+        raise ValueError("a defect")
+
+    streams = Streams()
+    broken = streams.states(iter([True, None]).__next__)
+    assert await anext(broken) is True
+    waiting = asyncio.ensure_future(anext(broken))
+    listener = Listener(streams, True)
+    await settle()
+    next(iter(streams._open.values())).read = defect
+    listener.state = False
+    streams.look()
+    await settle()
+    assert listener.heard == [True, False]
+    assert waiting.done()
+    assert waiting.exception() is not None
+    streams.close()
+    await listener.task
