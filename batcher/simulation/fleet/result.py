@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +80,23 @@ class Step:
     """The mean of each signal over the replicas whose last sample has it."""
 
 
-def flaps(steps: Sequence[Step]) -> int:
+class Sizing(Protocol):
+    """What `flaps` reads of a sync, simulated or real."""
+
+    @property
+    def at_ns(self) -> int:
+        """When."""
+
+    @property
+    def before(self) -> int:
+        """The size that was wanted until then."""
+
+    @property
+    def desired(self) -> int:
+        """The size that is wanted from then on."""
+
+
+def flaps(steps: Sequence[Sizing]) -> int:
     """How often the wanted size turned around within `FLAP_NS` of the change before."""
     changes = [
         (step.at_ns, step.desired > step.before) for step in steps if step.desired != step.before

@@ -4,8 +4,8 @@ It goes by what `batcher scaler` answers. The load is an open loop and steps up 
 killed and one hangs; then all are replaced, one by one, by clients and servers of several settings. The servers have addresses 127.0.0.1, 127.0.0.2, ... under one name, for which a name server on
 loopback answers, as that of Kubernetes does for a headless service. Clients are gRPC's own, as docs/load-balancing.md
 says. The simulated fleet gets the same arrivals, the same autoscaler, and the times to start and drain that were
-measured. Requests that met a slow spell of the machine (`spells`), or are due where the callers themselves got no
-processor, do not count for what is on time.
+measured. What is on time is judged on all requests; beside it stands the same without those that met a slow spell of
+the machine (`spells`), or are due where the callers themselves got no processor.
 
 It takes the rights of root: for port 53, and to give the scaler an `/etc/resolv.conf` of its own.
 """

@@ -26,6 +26,7 @@ from batcher.simulation.fleet import (
     Scrape,
     Span,
     StartUp,
+    flaps,
     requests_at,
     simulate_fleet,
 )
@@ -175,6 +176,7 @@ def settled_share(
     """The part on time in the seconds from `SETTLED_NS` after a step in which the simulation is on time throughout.
 
     A second that follows one in which it is not is left out, too: a queue ends some milliseconds earlier or later.
+    Beside it, the same of the requests that are `calm`.
     """
     due = np.array(due_ns)
     second = due // SECOND
@@ -186,16 +188,15 @@ def settled_share(
             both = (second == each) | (second == each - 1)
             if model[both].all():
                 counted |= second == each
-    possible = len(np.unique(second[counted]))
-    of_all = float(real[counted].mean()) if counted.any() else None
-    counted &= calm
     total = int(counted.sum())
+    quiet = counted & calm
     return {
-        "seconds_possible": possible,
-        "on_time_share_of_all": None if of_all is None else round(of_all, 5),
+        "seconds_possible": len(np.unique(second[counted])),
         "requests_counted": total,
         "on_time": int(real[counted].sum()),
         "on_time_share": round(float(real[counted].mean()), 5) if total else None,
+        "requests_while_calm": int(quiet.sum()),
+        "on_time_share_while_calm": round(float(real[quiet].mean()), 5) if quiet.any() else None,
     }
 
 
@@ -234,7 +235,7 @@ def judged(
 ) -> dict[str, Any]:
     """The real run, the simulated one, and whether the bars hold.
 
-    `calm` says which requests met no slow spell of the machine: the others do not count for what is on time.
+    `calm` says which requests met no slow spell of the machine. What is on time is judged on all, and told of these, too.
     """
     sim = simulated(scene, run.due_ns, spans)
     took_ns, lost = real_times(run)
@@ -249,8 +250,8 @@ def judged(
     share = settled["on_time_share"]
     return {
         "measured_seconds": spans,
-        "real": real | {"flaps": flaps([step.desired for step in run.steps])},
-        "simulated": model | {"flaps": flaps([step.desired for step in sim.steps])},
+        "real": real | {"flaps": flaps(run.steps)},
+        "simulated": model | {"flaps": flaps(sim.steps)},
         "replica_seconds_ratio": round(ratio, 4),
         "settled": settled,
         "checks": {
@@ -276,10 +277,3 @@ def judged(
             "simulated": timeline(scene, run.due_ns, sim_ns, sim_records),
         },
     }
-
-
-def flaps(sizes: Sequence[int]) -> int:
-    """How often the wanted size turned around."""
-    changes = np.sign(np.diff(sizes))
-    changes = changes[changes != 0]
-    return int((np.diff(changes) != 0).sum())

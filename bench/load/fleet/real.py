@@ -28,6 +28,7 @@ class RealStep:
     """One sync of the autoscaler; the moment is from the start of the load."""
 
     at_ns: int
+    before: int
     desired: int
     ready: int
     starting: int
@@ -124,12 +125,13 @@ async def control(
             ReplicaView(each.number, each.started_ns, each.ready_ns, None) for each in fleet.active
         ]
         decision = autoscaler.decide(now_ns, desired, pods_of(views), load)
-        desired = decision.desired
+        before, desired = desired, decision.desired
         ready = sum(each.ready_ns is not None for each in views)
         draining = len(fleet.draining)
         at_ns = now_ns - record.began_ns
         starting = len(views) - ready
-        steps.append(RealStep(at_ns, desired, ready, starting, draining, load, decision.reason))
+        reason = decision.reason
+        steps.append(RealStep(at_ns, before, desired, ready, starting, draining, load, reason))
         fleet.scale(desired)
 
 

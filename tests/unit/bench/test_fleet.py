@@ -10,7 +10,7 @@ import pytest
 from clients import Record
 from fleet import compare
 from fleet.dns import NameServer, answer
-from fleet.real import RealRun
+from fleet.real import RealRun, RealStep
 from fleet.scene import CAPACITY, Autoscaler, Scene, load_of, pods_of
 
 from batcher.clock import MILLISECOND, SECOND
@@ -135,10 +135,30 @@ class TestFigures:
         calm = every.copy()
         calm[:2] = False
         told = compare.settled_share(SCENE, due_ns, real, late, calm)
-        assert told["on_time_share"] == pytest.approx(12 / 14, abs=1e-4)
-        assert told["on_time_share_of_all"] == 0.75
+        assert (told["requests_counted"], told["on_time"]) == (16, 12)
+        assert told["on_time_share"] == 0.75
+        assert told["requests_while_calm"] == 14
+        assert told["on_time_share_while_calm"] == pytest.approx(12 / 14, abs=1e-4)
+        told = compare.settled_share(SCENE, due_ns, real, late, ~every)
+        assert (told["on_time_share"], told["on_time_share_while_calm"]) == (0.75, None)
 
-    def test_nothing_counts_where_the_callers_are_late_themselves(self):
+    def test_requests_due_while_callers_were_late_are_judged_as_all_others(self):
+        scene = Scene((30.0,), (4.0,), replicas=1, most=1)
+        due_ns = scene.due_ns()
+        record = Record(
+            sent_late_ns=[30 * MILLISECOND] * len(due_ns),
+            latency_ns=dict.fromkeys(range(len(due_ns)), SECOND),
+        )
+        run = RealRun(due_ns, record, [], [], [], {})
+        spans = {"start_up": 1.0, "known": 0.1, "drain": 5.0}
+        run.replicas.extend(self.RECORDS)
+        told = compare.judged(scene, run, spans, compare.callers_calm(run))
+        assert told["settled"]["on_time_share"] == 0
+        assert told["settled"]["on_time_share_while_calm"] is None
+        (on_time,) = (ok for name, ok in told["checks"].items() if name.startswith("on time"))
+        assert not on_time
+
+    def test_nothing_counts_as_calm_where_the_callers_are_late_themselves(self):
         record = Record(sent_late_ns=[0, 30 * MILLISECOND, 0, 0, 0])
         due_ns = [0, SECOND, SECOND + 1, 2 * SECOND, 3 * SECOND]
         run = RealRun(due_ns, record, [], [], [], {})
@@ -154,5 +174,12 @@ class TestFigures:
         assert 150 / CAPACITY < seconds["replicas"][-1] <= 4
         assert seconds["on_time"][-1] == seconds["due"][-1]
         assert 0 < seconds["p95_ms"][0] < 200 * MILLISECOND
-        assert compare.flaps([step.desired for step in run.steps]) == 0
-        assert compare.flaps([1, 2, 2, 1, 3]) == 2
+        assert run.flaps == 0
+
+    def test_a_size_that_turns_around_within_ten_minutes_is_a_flap_of_a_real_fleet_too(self):
+        sizes = [(0, 1, 2), (1, 2, 2), (500, 2, 1), (2000, 1, 3), (2001, 3, 3)]
+        steps = [
+            RealStep(at_s * SECOND, before, desired, 1, 0, 0, None, "")
+            for at_s, before, desired in sizes
+        ]
+        assert compare.flaps(steps) == 1
