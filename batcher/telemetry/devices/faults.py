@@ -2,7 +2,8 @@
 
 | cause | begins | ends |
 |---|---|---|
-| lost | two readings in a row say that the GPU is lost; XID 79 | it can be read again, `HOLD_NS` later |
+| lost | two readings in a row say that the GPU is lost (that an initialization of NVML says so, or does not have it \
+any more after such a reading, is one); XID 79 | it can be read again, `HOLD_NS` later |
 | reset_required | two readings in a row say so; the driver's recovery action is a reset or a restart | \
 the recovery action is another one and it can be read |
 | xid | an XID of `FATAL` | the driver says that nothing has to be done, `HOLD_NS` later; or it was lost, and is back |
@@ -77,6 +78,15 @@ class Faults:
         if self._reset >= READINGS:
             why = "the GPU has to be reset, says NVML"
             self._begin(FailureCause.RESET_REQUIRED, why, now_ns)
+
+    def gone(self, now_ns: int) -> None:
+        """Note that NVML, initialized again after such a reading, does not have the GPU: that is one more."""
+        self.lost(now_ns, reset=self._reset > 0)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the last reading said so, and the next one decides."""
+        return 0 < self._lost + self._reset < READINGS
 
     def xid(self, xid: int, now_ns: int) -> None:
         """Note an XID event."""

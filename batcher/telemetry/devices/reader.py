@@ -108,6 +108,8 @@ class Reader:
         self.environ = environ
         self._bound: dict[tuple[str, Claimed], str] = {}
         """Device and its GPU -> the UUID. It stays: numbers change where a GPU is lost, and contexts do not move."""
+        self._places: dict[int, set[str]] = {}
+        """Number of a GPU -> the UUIDs of it and its instances, as NVML had them last."""
         self._current: _Thread | None = None
         self._closed = False
 
@@ -166,6 +168,27 @@ class Reader:
             current.thread.join(timeout_s)
 
     # On the reading thread
+
+    def opened(self, session: Session) -> None:
+        """Note what an initialization says of GPUs that were read before: of a lost one it may not have the UUID."""
+        now_ns = self.clock()
+        lost = {
+            uuid: reset
+            for index, reset in session.refused.items()
+            for uuid in self._places.get(index, ())
+        }
+        for gpu in session.gpus:
+            if gpu.uuid:
+                self._places[gpu.index] = {gpu.uuid, *(each.uuid for each in gpu.instances)}
+        for uuid, record in self.records.items():
+            if session.has(uuid) or uuid in self.hanging:
+                continue
+            if uuid in lost:
+                record.faults.lost(now_ns, reset=lost[uuid])
+                why = "NVML: it is lost" if not lost[uuid] else "NVML: it has to be reset"
+                record.known = Known(DeviceState.LOST, why, None, record.known.read_ns)
+            elif record.known.state is DeviceState.LOST:
+                record.faults.gone(now_ns)
 
     def resolve(self, session: Session, wanted: Mapping[str, Claimed]) -> None:
         """Find the GPU of each device."""
@@ -297,6 +320,7 @@ class _Thread:
         reader, clock = self._reader, self._reader.clock
         wanted, hanging = None, None
         opened_ns = clock()
+        reader.opened(session)
         while True:
             began_ns = clock()
             if reader.wanted is not wanted or reader.hanging is not hanging:
@@ -307,7 +331,9 @@ class _Thread:
                 with self._in(f"the reading of {uuid}", uuid):
                     self._read(session, target, reader.records[uuid])
             self._tell()
-            if reader.troubled and clock() - opened_ns >= REOPEN_NS:
+            # Not before a second reading has decided: another initialization may not have a GPU that is lost.
+            undecided = any(reader.records[uuid].faults.undecided for uuid in session.targets)
+            if reader.troubled and not undecided and clock() - opened_ns >= REOPEN_NS:
                 return
             self._wait(session, began_ns + INTERVAL_NS, wanted)
 

@@ -18,7 +18,15 @@ from batcher.telemetry.devices.inventory import (
     configured_gpu,
     cuda_gpu,
 )
-from batcher.telemetry.devices.nvml import Handle, Nvml, as_text, code_of, text_of
+from batcher.telemetry.devices.nvml import (
+    Handle,
+    Nvml,
+    as_text,
+    code_of,
+    is_lost,
+    needs_reset,
+    text_of,
+)
 from batcher.telemetry.devices.reading import NotInitialized, Target
 
 log = logging.getLogger(__name__)
@@ -53,6 +61,8 @@ class Session:
         self.whole: dict[str, Handle] = {}
         """UUID of a GPU or an instance -> the handle of the GPU."""
         self.gpus: tuple[Gpu, ...] = ()
+        self.refused: dict[int, bool] = {}
+        """Number of a GPU that NVML says is lost, or has to be reset -> whether it is the latter."""
         self.gpm = Gpm(nvml)
         self.events = Events(nvml)
         self.fresh: set[str] = set()
@@ -127,6 +137,8 @@ class Session:
             uuid = as_text(nvml.nvmlDeviceGetUUID(handle))
         except Exception as error:  # noqa: BLE001 - it is no reason to lose the others
             self._check(error)
+            if is_lost(nvml, error) or needs_reset(nvml, error):
+                self.refused[index] = needs_reset(nvml, error)
             return Gpu(index, problem=text_of(nvml, error))
         self.handles[uuid] = self.whole[uuid] = handle
         split, instances = self._instances(handle)

@@ -195,6 +195,62 @@ def test_a_gpu_that_is_lost_and_comes_back(reading):
     play.until(lambda: not play.record().faults.failures)
 
 
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [("GPU_IS_LOST", FailureCause.LOST), ("RESET_REQUIRED", FailureCause.RESET_REQUIRED)],
+)
+def test_a_gpu_that_is_lost_long_after_the_start(reading, error, cause):
+    """NVML may be initialized again at once then, and not have the GPU any more."""
+    play = reading(Machine([FakeGpu(0), FakeGpu(1)]))
+    play.read(0, 1)
+    play.until(lambda: play.state("gpu1") is OK)
+    play.next_reading(REOPEN_S + 1)
+    play.until(lambda: play.record("gpu1").known.read_ns == play.now_ns)
+    play.machine.set(0, error=error)
+    play.next_reading()
+    play.until(lambda: play.state() is LOST)
+    assert not play.record().faults.failures, "one reading may be a mistake"
+    play.next_reading()
+    play.until(lambda: play.record().faults.failures)
+    assert list(play.record().faults.failures) == [cause]
+    assert not play.record("gpu1").faults.failures
+    play.machine.set(0, error="")
+    play.next_reading(REOPEN_S)
+    play.until(lambda: play.state() is OK)
+    play.next_reading(10)
+    play.until(lambda: not play.record().faults.failures)
+
+
+@pytest.mark.parametrize("readings", [0, 1], ids=["unread", "read-once"])
+def test_a_gpu_that_is_lost_while_something_else_shuts_nvml_down(reading, readings):
+    """Then readings do not tell, but the next initialization does."""
+    play = reading(Machine([FakeGpu(0), FakeGpu(1)]))
+    play.read(0, 1)
+    play.until(lambda: play.state("gpu1") is OK)
+    if readings:
+        play.machine.set(0, error="GPU_IS_LOST")
+        play.next_reading()
+        play.until(lambda: play.state() is LOST)
+    play.machine.errors = {"nvmlDeviceGetUtilizationRates": "UNINITIALIZED"}
+    play.machine.set(0, error="UNINITIALIZED")
+    before = play.machine.calls.count("nvmlShutdown")
+    play.now_ns += SECOND
+    play.until(lambda: play.machine.calls.count("nvmlShutdown") > before)
+    play.machine.errors = {}
+    play.machine.set(0, error="GPU_IS_LOST")
+    play.next_reading()
+    play.until(lambda: play.state() is LOST)
+    if not readings:
+        assert not play.record().faults.failures, "one initialization may be mistaken"
+        play.next_reading(REOPEN_S)
+    play.until(lambda: play.record().faults.failures)
+    assert list(play.record().faults.failures) == [FailureCause.LOST]
+    assert not play.record("gpu1").faults.failures
+    play.machine.set(0, error="")
+    play.next_reading(REOPEN_S)
+    play.until(lambda: play.state() is OK)
+
+
 def test_devices_stay_with_their_gpus_when_numbers_change(reading):
     play = reading(Machine([FakeGpu(0), FakeGpu(1)]))
     play.read(0, 1)
