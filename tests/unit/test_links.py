@@ -29,3 +29,9 @@ def test_every_link_leads_somewhere(page):
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", ["image.md", "dashboard.md", "kubernetes.md", "runbook.md"])
+def test_how_to_run_it_links_the_pages_on_images_fleets_and_alerts(page):
+    text = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    assert f"]({page}" in text
