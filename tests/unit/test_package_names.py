@@ -21,13 +21,18 @@ PUBLISHED = {
 """Distributions of others that are on PyPI. Those of this project are not: a folder stands for them."""
 
 OPTIONS = {"-e", "--editable", "--no-deps", "--quiet"}
+CODE = ("batcher", "bench", "examples", "plugins")
+"""Folders whose Python says what to install. Others, such as caches, may be large, and change meanwhile."""
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "plugins/*/README.md", "**/*.py")
-    for path in ROOT.glob(pattern)
-    if not any(
-        part.startswith(".") or part in {"tests", "tools"} for part in path.relative_to(ROOT).parts
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "plugins/*/README.md",
+        *(f"{each}/**/*.py" for each in CODE),
     )
+    for path in ROOT.glob(pattern)
+    if "tests" not in path.relative_to(ROOT).parts
 )
 
 
