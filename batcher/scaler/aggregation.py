@@ -8,7 +8,8 @@
 | unknown | the mean of the replicas that are known or kept |
 
 Never 0 for what is not known: without any known or kept replica there is no value, and the size of the fleet
-stays. Where fewer than half of the replicas are known or kept, the value asks for no fewer replicas than there are.
+stays. Where fewer than half of the replicas are known or kept, or none is and some start, the value asks for no
+fewer replicas than there are, without those that drain.
 """
 
 from __future__ import annotations
@@ -52,31 +53,35 @@ class Estimate:
     """Replicas whose own value is in it."""
     guessed: int
     """Replicas that count as the mean of those."""
-    not_ready: int
-    minority: bool
-    """Whether fewer than half of those that may serve are known: then it must not shrink the fleet."""
+    starting: int
+    """Replicas that are not ready, and do not drain."""
+    draining: int
+    stays: bool
+    """Whether it must not shrink the fleet: of those that may serve fewer than half are known, or none serves and
+    some start."""
 
     def for_target(self, target: float, how: How) -> float:
         """The value to answer, given the target of the HPA."""
-        if how is not How.SUM and not self.known and self.not_ready:
+        if how is not How.SUM and not self.known and (self.starting or self.draining):
             # The HPA multiplies by the replicas that are ready: with none, all but the target itself makes zero.
             return target
-        if not self.minority:
+        if not self.stays:
             return self.value
         # What the HPA takes for "as many as there are".
-        stay = target * (self.known + self.guessed) if how is How.SUM else target
-        return max(self.value, stay)
+        there = self.known + self.guessed + self.starting
+        return max(self.value, target * there if how is How.SUM else target)
 
 
 def estimate(members: Sequence[Member], metric: Metric, model: str = "") -> Estimate | None:
     """The value of the fleet; None where it is not known: replicas are listed, and none has a value."""
     values: list[Value] = []
-    starting: list[Value] = []
-    guessed = 0
+    not_ready: list[Value] = []
+    draining = guessed = 0
     for member in members:
         found = member.value(metric, model)
         if member.state is State.NOT_READY:
-            starting.append(found or Value(0.0))
+            not_ready.append(found or Value(0.0))
+            draining += member.report is not None and member.report.draining
         elif member.state is State.UNKNOWN or found is None:
             guessed += 1
         else:
@@ -86,10 +91,12 @@ def estimate(members: Sequence[Member], metric: Metric, model: str = "") -> Esti
     if metric.how is How.SUM:
         total = sum(each.value for each in values)
         mean = total / len(values) if values else 0.0
-        value = total + guessed * mean + sum(each.value for each in starting)
+        value = total + guessed * mean + sum(each.value for each in not_ready)
     elif metric.how is How.MAXIMUM:
-        value = max((each.value for each in (*values, *starting)), default=0.0)
+        value = max((each.value for each in (*values, *not_ready)), default=0.0)
     else:
         weights = sum(each.weight for each in values)
         value = sum(each.value * each.weight for each in values) / weights if weights else 0.0
-    return Estimate(value, len(values), guessed, len(starting), minority=guessed > len(values))
+    starting = len(not_ready) - draining
+    stays = guessed > len(values) or (not values and starting > 0)
+    return Estimate(value, len(values), guessed, starting, draining, stays)

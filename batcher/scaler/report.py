@@ -129,6 +129,8 @@ class Report:
     uptime_s: float
     ready: bool
     """Whether it takes requests: ready and not draining."""
+    draining: bool
+    """Whether it is about to end."""
     reason: str
     """Why it does not; empty if it does."""
     load: float | None
@@ -170,6 +172,7 @@ def read_report(data: bytes) -> Report:
         replica=_text(replica.replica),
         uptime_s=_number("uptime_seconds", replica.uptime_seconds, _MOST_SECONDS),
         ready=serving,
+        draining=replica.draining,
         reason="" if serving else _text(replica.reason or "draining"),
         load=_optional(replica, "desired_ratio", MOST_LOAD),
         models={(_text(each.model), _text(each.version)): _model(each) for each in message.models},

@@ -1,6 +1,6 @@
 import pytest
 
-from batcher.autoscaling.metrics import ExternalValue, replicas
+from batcher.autoscaling.metrics import ExternalAverage, ExternalValue, replicas
 from batcher.autoscaling.metrics import Fleet as HpaFleet
 from batcher.autoscaling.pods import Pod
 from batcher.autoscaling.settings import HpaSettings
@@ -79,10 +79,10 @@ def test_a_replica_that_has_just_begun_to_count_its_requests_is_not_quiet():
 def test_a_minority_does_not_shrink_a_fleet():
     one, unknown = member(ratio=0.1), member(State.UNKNOWN)
     found = estimate([one, unknown, unknown], LOAD)
-    assert found.minority
+    assert found.stays
     assert found.for_target(0.8, How.SUM) == pytest.approx(3 * 0.8)
     half = estimate([one, unknown], LOAD)
-    assert not half.minority
+    assert not half.stays
     assert half.for_target(0.8, How.SUM) == pytest.approx(0.2)
 
 
@@ -95,6 +95,39 @@ def test_a_maximum_for_a_minority_is_at_least_the_target():
     metric, unknown = METRICS["oldest_request_age_seconds"], member(State.UNKNOWN)
     found = estimate([member(pending=1), unknown, unknown], metric)
     assert found.for_target(0.5, How.MAXIMUM) == 0.5
+
+
+def wanted(members, pods, ready=0):
+    """The size that the HPA wants of a fleet of so many pods."""
+    found = estimate(members, LOAD)
+    named = [Pod(str(number), ready=number < ready) for number in range(pods)]
+    fleet = HpaFleet(0, pods, pods, named, HpaSettings(min_replicas=1, max_replicas=50))
+    return replicas(ExternalAverage(0.8, found.for_target(0.8, How.SUM)), fleet)
+
+
+def test_a_fleet_that_starts_as_a_whole_keeps_its_size():
+    starting = member(State.NOT_READY)
+    reporting = member(State.NOT_READY, ratio=0.0, ready=False)
+    assert wanted([starting] * 10, pods=10) == 10
+    assert wanted([reporting] * 10, pods=10) == 10
+    # From zero: the first one.
+    assert wanted([starting], pods=1) == 1
+
+
+def test_a_fleet_that_is_replaced_as_a_whole_does_not_double():
+    starting = member(State.NOT_READY)
+    draining = member(State.NOT_READY, ratio=0.4, draining=True)
+    assert wanted([starting] * 6 + [draining] * 6, pods=6) == 6
+    assert estimate([draining, draining], LOAD).for_target(0.8, How.SUM) == pytest.approx(0.8)
+
+
+def test_replicas_that_start_beside_one_that_serves_are_not_asked_for():
+    assert wanted([member(ratio=0.7), *[member(State.NOT_READY)] * 3], pods=4, ready=1) == 1
+
+
+def test_a_minority_beside_replicas_that_start_does_not_shrink_a_fleet():
+    members = [member(ratio=0.1)] * 2 + [member(State.UNKNOWN)] * 3 + [member(State.NOT_READY)] * 5
+    assert wanted(members, pods=10, ready=5) == 10
 
 
 @pytest.mark.parametrize("name", ["oldest_request_age_seconds", "duty_cycle_ratio"])

@@ -140,7 +140,7 @@ async def test_a_minority_that_is_known_still_cannot_shrink_the_fleet(scene):
     one.ratio = 0.1
     scene.hears(40, silent=[other, third])
     found = scene.fleet.value(LOAD, "").estimate
-    assert (found.known, found.guessed, found.minority) == (1, 2, True)
+    assert (found.known, found.guessed, found.stays) == (1, 2, True)
     assert found.for_target(0.8, LOAD.how) == pytest.approx(2.4)
 
 
