@@ -24,12 +24,12 @@ A configuration with all that is needed:
 
 And the trigger of a ScaledObject that asks for it:
 
-    - type: external-push
-      metadata:
-        scalerAddress: batcher-scaler.ml:9001
-        fleet: ranker
-        metric: desired_ratio
-        target: "0.8"
+    type: external-push
+    metadata:
+      scalerAddress: batcher-scaler.ml:9001
+      fleet: ranker
+      metric: desired_ratio
+      target: "0.8"
 
 Exit codes: 0 after SIGTERM or Ctrl-C; 1 when it could not start; 2 when the configuration is wrong.
 
