@@ -14,7 +14,7 @@ import typer
 from batcher.cli.simulation_options import read_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from batcher.autoscaling import HpaSettings, KedaSettings, Policy, ScalingRules
     from batcher.simulation.fleet import Scrape, Signal, StartUp
@@ -192,23 +192,38 @@ NAMES = (
 """The options that need --autoscale, as parameters."""
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def refuse_without_autoscale(context: typer.Context) -> None:
     """Raises `InputError` if any of the options was given, because it would do nothing."""
     from batcher.errors import InputError
 
     for name in NAMES:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
+        if _is_given(context, name):
             raise InputError(f"--{name.replace('_', '-')} needs --autoscale")
 
 
-def refuse_with_autoscale(context: typer.Context) -> None:
-    """Raises `InputError` if the optimum was asked for, which is of one replica."""
+def refuse_with_autoscale(context: typer.Context, signals: Collection[Signal]) -> None:
+    """Raises `InputError` if an option was given that does nothing for these signals, or for a fleet."""
     from batcher.errors import InputError
+    from batcher.simulation.fleet import Signal
 
-    source = context.get_parameter_source("optimum")
-    if source is not None and source.name != "DEFAULT":
+    if _is_given(context, "optimum"):
         raise InputError("--optimum: of no effect with --autoscale; allowed: only without it")
+    rates = {Signal.CPU, Signal.DUTY_CYCLE}
+    for name, theirs in (
+        ("cpu_share", {Signal.CPU}),
+        ("rate_window", rates),
+        ("average", set(Signal) - rates),
+    ):
+        if _is_given(context, name) and not theirs & set(signals):
+            allowed = ", ".join(signal for signal in Signal if signal in theirs)
+            raise InputError(
+                f"--{name.replace('_', '-')}: of no effect on {', '.join(signals)}; allowed: with {allowed}"
+            )
 
 
 def read_signals(
@@ -254,13 +269,16 @@ def read_hpa(options: AutoscaleOptions) -> tuple[HpaSettings, KedaSettings | Non
         raise InputError(
             f"--replicas: got {options.replicas}; allowed: from 1 on without --keda, which scales from 0"
         )
+    sync_ns = _duration("--hpa-sync", options.sync)
+    if sync_ns < SHORTEST_SYNC_NS:
+        raise InputError(f"--hpa-sync: got {options.sync}; allowed: from 100ms on")
     up, down = _tolerances(options.tolerance)
     hpa = HpaSettings(
         min_replicas=max(low, 1),
         max_replicas=high,
         scale_up=_rules("--scale-up", options.scale_up, up),
         scale_down=_rules("--scale-down", options.scale_down, down),
-        sync_ns=_duration("--hpa-sync", options.sync),
+        sync_ns=sync_ns,
     )
     return hpa, None if options.keda is None else _keda(options.keda, low, high)
 
@@ -277,6 +295,9 @@ def _bounds(text: str) -> tuple[int, int]:
         )
     return int(low), int(high)
 
+
+SHORTEST_SYNC_NS = 100_000_000
+"""The HPA looks each 15 s. Far more often takes for ever to simulate, and changes nothing."""
 
 MOST_REPLICAS = 1000
 """The largest fleet that is simulated: each replica that starts takes some megabytes."""

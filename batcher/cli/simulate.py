@@ -357,8 +357,9 @@ def simulate(
         if autoscale:
             from batcher.cli.autoscale import run, sweep_of
 
-            fleet_options.refuse_with_autoscale(context)
-            run(sweep_of(experiment, fleet), arrivals, json=json, plot=plot)
+            sweep = sweep_of(experiment, fleet)
+            fleet_options.refuse_with_autoscale(context, sweep.set_points)
+            run(sweep, arrivals, json=json, plot=plot)
             return
         fleet_options.refuse_without_autoscale(context)
         _run(experiment, arrivals, optimum=optimum, json=json, plot=plot)

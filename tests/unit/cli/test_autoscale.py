@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from batcher.cli.autoscale_options import MOST_REPLICAS
+from batcher.cli.autoscale_options import MOST_REPLICAS, SHORTEST_SYNC_NS
 
 CONFIG = """
 models:
@@ -76,9 +76,11 @@ def test_from_zero_with_keda(run, write):
 DAY = ("--arrivals", "day:15:60s")
 
 
-def test_the_largest_fleet_is_among_the_limits(repository):
+def test_the_bounds_of_a_simulated_fleet_are_among_the_limits(repository):
     page = (repository / "docs" / "limits.md").read_text("utf-8")
     assert f"| replicas of a simulated fleet | {MOST_REPLICAS:,} | `--replicas` of" in page
+    shortest = f"| {SHORTEST_SYNC_NS / 1e6:g} ms | `--hpa-sync` |"
+    assert f"| shortest time between two decisions of the HPA {shortest}" in page
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,7 @@ def test_the_largest_fleet_is_among_the_limits(repository):
         ((*DAY, "--start-up", "40s:x"), "--start-up: got '40s:x'"),
         ((*DAY, "--balancer", "random"), "--balancer: got 'random'; allowed: round_robin"),
         ((*DAY, "--hpa-sync", "0s"), "--hpa-sync"),
+        ((*DAY, "--hpa-sync", "99ms"), "--hpa-sync: got 99ms; allowed: from 100ms on"),
         ((*DAY, "--tolerance", "-1"), "--tolerance"),
         ((*DAY, "--scale-up", "0s,4"), "--scale-up: got '0s,4'"),
         ((*DAY, "--scale-down", "2h"), "3600 s, got 7200 s"),
@@ -112,6 +115,18 @@ def test_the_largest_fleet_is_among_the_limits(repository):
         ((*DAY, "--duration", "1ns"), "no request arrives"),
         (("--arrivals", "poisson:1e15", "--duration", "1000h"), "requests would arrive"),
         ((*DAY, "--optimum"), "--optimum: of no effect with --autoscale"),
+        (
+            (*DAY, "--signal", "desired_ratio", "--cpu-share", "0.5"),
+            "--cpu-share: of no effect on desired_ratio; allowed: with cpu",
+        ),
+        (
+            (*DAY, "--signal", "queue_requests", "--rate-window", "30s"),
+            "--rate-window: of no effect on queue_requests; allowed: with cpu, duty_cycle",
+        ),
+        (
+            (*DAY, "--signal", "cpu", "--signal", "duty_cycle", "--average", "30s"),
+            "--average: of no effect on cpu, duty_cycle; allowed: with nvml_utilization",
+        ),
     ],
 )
 def test_what_does_not_fit(run, write, options, message):
