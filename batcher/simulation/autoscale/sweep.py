@@ -71,6 +71,12 @@ class Sweep:
     def _moments(self, seed: int) -> Times:
         """The arrivals. Processes without an end are drawn until `duration_ns` is over, or `requests` are there."""
         process, duration_ns, count = self.arrivals, self.duration_ns, self.requests
+        if isinstance(process, Day) and count is None and duration_ns is None:
+            count = process.most_requests()
+            if count > MOST_REQUESTS:
+                raise InputError(
+                    f"--arrivals: {count} requests would arrive in this day; allowed: at most {MOST_REQUESTS}"
+                )
         endless = count is None and not isinstance(process, Recorded | Multiplied | Day)
         if endless and duration_ns is not None:
             count = int(process.rate * duration_ns / SECOND) + 100

@@ -114,6 +114,7 @@ def test_the_bounds_of_a_simulated_fleet_are_among_the_limits(repository):
         ((*DAY, "--rate", "10,20"), "--rate and --load: got several"),
         ((*DAY, "--duration", "1ns"), "no request arrives"),
         (("--arrivals", "poisson:1e15", "--duration", "1000h"), "requests would arrive"),
+        (("--arrivals", "day:1e9:24h"), "requests would arrive in this day; allowed: at most"),
         ((*DAY, "--optimum"), "--optimum: of no effect with --autoscale"),
         (
             (*DAY, "--signal", "desired_ratio", "--cpu-share", "0.5"),
