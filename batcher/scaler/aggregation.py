@@ -35,6 +35,11 @@ class Member:
     now_ns: int = field(default=0, compare=False)
     """The moment at which it is known so: the end of the time that is averaged."""
 
+    @property
+    def drains(self) -> bool:
+        """Whether it is about to end, by its own word."""
+        return self.state is State.NOT_READY and self.report is not None and self.report.draining
+
     def value(self, metric: Metric, model: str) -> Value | None:
         """What it says of a metric; None where that is not known."""
         if self.report is None:
@@ -59,6 +64,8 @@ class Estimate:
     stays: bool
     """Whether it must not shrink the fleet: of those that may serve fewer than half are known, or none serves and
     some start."""
+    size: int
+    """How many replicas the fleet has then: those that are there without those that drain, or fewer (`estimate`)."""
 
     def for_target(self, target: float, how: How) -> float:
         """The value to answer, given the target of the HPA."""
@@ -68,12 +75,25 @@ class Estimate:
         if not self.stays:
             return self.value
         # What the HPA takes for "as many as there are".
-        there = self.known + self.guessed + self.starting
-        return max(self.value, target * there if how is How.SUM else target)
+        return max(self.value, target * self.size if how is How.SUM else target)
 
 
-def estimate(members: Sequence[Member], metric: Metric, model: str = "") -> Estimate | None:
-    """The value of the fleet; None where it is not known: replicas are listed, and none has a value."""
+def size_of(members: Sequence[Member]) -> tuple[int, bool]:
+    """How many replicas there are without those that drain, and whether some serve, and most that may are known."""
+    there = sum(not member.drains for member in members)
+    unknown = sum(member.state is State.UNKNOWN for member in members)
+    serving = sum(member.state in (State.KNOWN, State.KEPT) for member in members)
+    return there, 0 < serving >= unknown
+
+
+def estimate(
+    members: Sequence[Member], metric: Metric, model: str = "", most: int | None = None
+) -> Estimate | None:
+    """The value of the fleet; None where it is not known: replicas are listed, and none has a value.
+
+    `most` is how many replicas it had when that was known last: those that a rollout starts beside them are not
+    wanted as well, else the next rollout starts more.
+    """
     values: list[Value] = []
     not_ready: list[Value] = []
     draining = guessed = 0
@@ -81,7 +101,7 @@ def estimate(members: Sequence[Member], metric: Metric, model: str = "") -> Esti
         found = member.value(metric, model)
         if member.state is State.NOT_READY:
             not_ready.append(found or Value(0.0))
-            draining += member.report is not None and member.report.draining
+            draining += member.drains
         elif member.state is State.UNKNOWN or found is None:
             guessed += 1
         else:
@@ -99,4 +119,6 @@ def estimate(members: Sequence[Member], metric: Metric, model: str = "") -> Esti
         value = sum(each.value * each.weight for each in values) / weights if weights else 0.0
     starting = len(not_ready) - draining
     stays = guessed > len(values) or (not values and starting > 0)
-    return Estimate(value, len(values), guessed, starting, draining, stays)
+    there = len(values) + guessed + starting
+    size = there if most is None else min(there, most)
+    return Estimate(value, len(values), guessed, starting, draining, stays, size)

@@ -12,7 +12,7 @@ from typing import Final
 from batcher.clock import MILLISECOND, SECOND, Clock
 from batcher.errors import on_one_line
 from batcher.scaler.activity import Activity, Facts, activity
-from batcher.scaler.aggregation import Estimate, Member, estimate
+from batcher.scaler.aggregation import Estimate, Member, estimate, size_of
 from batcher.scaler.channels import Channels
 from batcher.scaler.config import FleetConfig
 from batcher.scaler.discovery import STALE_NS, Discovery, Endpoint, Found
@@ -89,6 +89,8 @@ class Fleet:
         self._worked_ns: int | None = None
         """The same of replicas that have reported: what was only listed has done nothing."""
         self._woken_until_ns = 0
+        self._size: int | None = None
+        """How many replicas there were when most of them served last; before that, when some were there first."""
         self._values: dict[tuple[str, str], Value] = {}
         self._view: _View | None = None
 
@@ -264,6 +266,9 @@ class Fleet:
                 replica.fresh_ns = fresh_ns
                 self._note_asked(replica)
             members = _members(replicas, now_ns)
+            there, serves = size_of(members)
+            if serves or (self._size is None and there):
+                self._size = there
             self._view = _View(
                 members,
                 activity(self._facts(replicas, now_ns), self.config.idle_after, now_ns),
@@ -301,7 +306,7 @@ class Fleet:
         )
 
     def _value(self, members: list[Member], metric: Metric, model: str) -> Value:
-        found = estimate(members, metric, model)
+        found = estimate(members, metric, model, self._size)
         if found is None:
             return Value(None, self._unknown(members, metric))
         hidden = self._hidden(members)

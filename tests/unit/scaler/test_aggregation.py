@@ -4,7 +4,7 @@ from batcher.autoscaling.metrics import ExternalAverage, ExternalValue, replicas
 from batcher.autoscaling.metrics import Fleet as HpaFleet
 from batcher.autoscaling.pods import Pod
 from batcher.autoscaling.settings import HpaSettings
-from batcher.scaler.aggregation import Member, estimate
+from batcher.scaler.aggregation import Member, estimate, size_of
 from batcher.scaler.metrics import METRICS, How
 from batcher.scaler.replica import State
 from batcher.scaler.report import read_report
@@ -97,9 +97,9 @@ def test_a_maximum_for_a_minority_is_at_least_the_target():
     assert found.for_target(0.5, How.MAXIMUM) == 0.5
 
 
-def wanted(members, pods, ready=0):
+def wanted(members, pods, ready=0, most=None):
     """The size that the HPA wants of a fleet of so many pods."""
-    found = estimate(members, LOAD)
+    found = estimate(members, LOAD, most=most)
     named = [Pod(str(number), ready=number < ready) for number in range(pods)]
     fleet = HpaFleet(0, pods, pods, named, HpaSettings(min_replicas=1, max_replicas=50))
     return replicas(ExternalAverage(0.8, found.for_target(0.8, How.SUM)), fleet)
@@ -119,6 +119,27 @@ def test_a_fleet_that_is_replaced_as_a_whole_does_not_double():
     draining = member(State.NOT_READY, ratio=0.4, draining=True)
     assert wanted([starting] * 6 + [draining] * 6, pods=6) == 6
     assert estimate([draining, draining], LOAD).for_target(0.8, How.SUM) == pytest.approx(0.8)
+
+
+def test_a_rollout_of_a_fleet_that_does_not_serve_does_not_let_it_grow():
+    """A quarter more pods start beside those that fail. If these were wanted, the next quarter would be larger."""
+    assert wanted([member(State.NOT_READY)] * 13, pods=13, most=10) == 10
+    assert wanted([member(ratio=0.1)] + [member(State.UNKNOWN)] * 12, pods=13, most=10) == 10
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([], (0, False)),
+        ([member(State.NOT_READY)] * 3, (3, False)),
+        ([member(ratio=0.5), member(State.NOT_READY)], (2, True)),
+        ([member(ratio=0.5), member(State.UNKNOWN)], (2, True)),
+        ([member(ratio=0.5), *[member(State.UNKNOWN)] * 2], (3, False)),
+        ([member(ratio=0.5), member(State.NOT_READY, ratio=0.4, draining=True)], (1, True)),
+    ],
+)
+def test_the_size_of_a_fleet_and_whether_it_is_to_be_relied_on(members, expected):
+    assert size_of(members) == expected
 
 
 def test_replicas_that_start_beside_one_that_serves_are_not_asked_for():

@@ -361,3 +361,22 @@ async def test_replicas_that_are_gone_count_no_more_for_the_spacing(scene, two):
     scene.listing.finds(two[0])
     await asyncio.gather(*scene.fleet._stopping)
     assert scene.fleet._spacing.pollers == 1
+
+
+async def test_a_rollout_of_a_fleet_that_does_not_serve_does_not_let_it_grow(scene, two):
+    def asked():
+        scene.fleet.activity()
+        return scene.fleet.value(LOAD, "").estimate.for_target(1.0, LOAD.how)
+
+    scene.listing.finds(*two)
+    scene.hear(*two)
+    assert asked() == pytest.approx(1.2)
+    for each in two:
+        each.ready, each.ratio = False, 0.0
+    scene.hear(*two)
+    assert asked() == 2.0
+    third = FakeReplica("10.0.0.3:8001", ratio=0.0)
+    third.ready = False
+    scene.listing.finds(*two, third)
+    scene.hear(*two, third)
+    assert asked() == 2.0
