@@ -55,10 +55,11 @@ async def test_from_zero_and_back(scaled, keda_of, replicas):
     one.ready = False
     running.listing.finds(Endpoint(one.address, ready=False))
     await client.until(lambda: running.state("not_ready"), 1)
-    await client.until(client.value, 0.3)
+    await client.until(client.value, 0.8)  # the target: what starts is kept
     one.ready = True
     running.listing.finds(Endpoint(one.address, ready=True))
     await client.until(lambda: running.state("known"), 1)
+    await client.until(client.value, 0.3)
     running.fleet._woken_until_ns = 0  # its time is over
     running.fleet._forget()
     assert await client.active() is True
