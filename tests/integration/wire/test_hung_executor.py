@@ -198,7 +198,8 @@ async def test_what_waits_is_refused_when_no_instance_will_come(
 
 @pytest.mark.slow
 async def test_one_instance_of_several_that_is_down_is_named(served, fakes, request_of, eventually):
-    application, stub = await served(execute_timeout="200ms", instances=2, idempotent=True)
+    # Long enough for the other instance on a busy machine.
+    application, stub = await served(execute_timeout="2s", instances=2, idempotent=True)
     hang = fakes[0].hang_next()
     fakes.options["load_error"] = RuntimeError("the device is lost")
     calls = [stub.ModelInfer(request_of(n), timeout=WAIT_S) for n in range(4)]
